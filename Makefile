@@ -1,0 +1,47 @@
+# Everything the two commands need is installed by these rules, once, into .venv/ and .tools/.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.ONESHELL:
+
+PYTHON ?= python3
+OTELCOL_VERSION := v0.162.0
+SAM_CLI_VERSION := 1.170.0
+
+.PHONY: help demo test lint lock clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: .venv/installed .tools/otelcol .tools/aws-lambda-rie ## run the whole path and show the trace; ONCE=1: one request, then exit
+	@exec .venv/bin/python infrastructure/local/demo.py $(if $(ONCE),--once)
+
+test: .venv/installed .tools/otelcol .tools/aws-lambda-rie ## prove it
+	@exec .venv/bin/pytest
+
+lint: .venv/installed ## check style
+	@.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/shellcheck generate-sustained-traffic.sh otel/entrypoint.sh .ci/run
+
+lock: ## resolve the dependencies anew (needs uv)
+	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --group api --group lambda --group dev --output-file requirements.lock pyproject.toml
+	for part in api lambda; do
+	  uv pip compile --quiet --python-platform linux --python-version 3.13 --generate-hashes --no-header --no-annotate \
+	    --group $$part --constraints requirements.lock --output-file onboarding-$$part/requirements.txt pyproject.toml
+	done
+
+clean: ## remove what was built
+	@chmod -R u+w .tools 2>/dev/null || true
+	rm -rf .venv .tools .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/installed: requirements.lock
+	@infrastructure/local/install.sh python
+
+.tools/otelcol: otel/builder.yaml
+	@infrastructure/local/install.sh collector
+
+.tools/aws-lambda-rie:
+	@infrastructure/local/install.sh emulator

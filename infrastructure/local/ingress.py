@@ -1,0 +1,163 @@
+"""Stand-in for the Coralogix ingress: an OTLP/gRPC server with TLS that demands the key and keeps what it gets.
+
+Wire format: https://opentelemetry.io/docs/specs/otlp/#otlpgrpc
+"""
+
+import collections
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import grpc
+import trustme
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.trace.v1 import trace_pb2
+
+
+class Span(NamedTuple):
+    """One received span: ids in hex, times in nanoseconds, attributes as plain dicts."""
+
+    name: str
+    kind: str
+    service: str
+    trace_id: str
+    span_id: str
+    parent_span_id: str
+    start: int
+    end: int
+    status: str
+    status_message: str
+    attributes: dict
+    resource: dict
+    links: list
+    events: list
+
+
+class Point(NamedTuple):
+    """One received data point: value is a number for a counter and the OTLP data point for a histogram."""
+
+    name: str
+    unit: str
+    temporality: int
+    resource: dict
+    attributes: dict
+    value: object
+
+
+class Ingress:
+    """The server; with Ingress(...) as ingress: everything received is in ingress.spans and ingress.points().
+
+    answer: what Export does, a callable that gets the grpc context and may abort it or wait; None accepts.
+    """
+
+    def __init__(self, port, key, host_name, ca_file=None, most_spans=200_000):
+        self._key = key
+        self.spans = collections.deque(maxlen=most_spans)
+        self.refused = 0  # requests with a wrong or no key
+        self.answer = None
+        self._points = {}
+        self._lock = threading.Lock()
+        authority = trustme.CA()
+        if ca_file:
+            authority.cert_pem.write_to_path(ca_file)
+        identity = authority.issue_cert(host_name)
+        chain = b"".join(pem.bytes() for pem in identity.cert_chain_pems)
+        self._server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
+        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(_Traces(self), self._server)
+        metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(_Metrics(self), self._server)
+        credentials = grpc.ssl_server_credentials([(identity.private_key_pem.bytes(), chain)])
+        self._server.add_secure_port(f"127.0.0.1:{port}", credentials)
+
+    def __enter__(self):
+        self._server.start()
+        return self
+
+    def __exit__(self, *_):
+        self._server.stop(grace=1).wait()
+
+    def points(self):
+        """Return the newest data point of every series."""
+        with self._lock:
+            return list(self._points.values())
+
+    def admit(self, context):
+        """Refuse a request without the key, or as self.answer says."""
+        if dict(context.invocation_metadata()).get("authorization") != f"Bearer {self._key}":
+            self.refused += 1
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "the Send-Your-Data key is missing or wrong")
+        if self.answer:
+            self.answer(context)
+
+    def keep_points(self, points):
+        """Keep points, each in place of the one before it in its series."""
+        with self._lock:
+            for point in points:
+                series = (point.name, *sorted(map(str, (point.attributes | point.resource).items())))
+                self._points[series] = point
+
+
+class _Traces(trace_service_pb2_grpc.TraceServiceServicer):
+    def __init__(self, ingress):
+        self._ingress = ingress
+
+    def Export(self, request, context):
+        self._ingress.admit(context)
+        for resource_spans in request.resource_spans:
+            resource = _plain(resource_spans.resource.attributes)
+            for scope_spans in resource_spans.scope_spans:
+                self._ingress.spans.extend(_span(span, resource) for span in scope_spans.spans)
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
+class _Metrics(metrics_service_pb2_grpc.MetricsServiceServicer):
+    def __init__(self, ingress):
+        self._ingress = ingress
+
+    def Export(self, request, context):
+        self._ingress.admit(context)
+        for resource_metrics in request.resource_metrics:
+            resource = _plain(resource_metrics.resource.attributes)
+            for scope_metrics in resource_metrics.scope_metrics:
+                for metric in scope_metrics.metrics:
+                    self._ingress.keep_points(_points(metric, resource))
+        return metrics_service_pb2.ExportMetricsServiceResponse()
+
+
+def _plain(attributes):
+    return {item.key: _value(item.value) for item in attributes}
+
+
+def _value(value):
+    kind = value.WhichOneof("value")
+    if kind == "array_value":
+        return [_value(item) for item in value.array_value.values]
+    return getattr(value, kind) if kind else None
+
+
+def _span(span, resource):
+    return Span(
+        name=span.name,
+        kind=trace_pb2.Span.SpanKind.Name(span.kind).removeprefix("SPAN_KIND_"),
+        service=resource.get("service.name", ""),
+        trace_id=span.trace_id.hex(),
+        span_id=span.span_id.hex(),
+        parent_span_id=span.parent_span_id.hex(),
+        start=span.start_time_unix_nano,
+        end=span.end_time_unix_nano,
+        status=trace_pb2.Status.StatusCode.Name(span.status.code).removeprefix("STATUS_CODE_"),
+        status_message=span.status.message,
+        attributes=_plain(span.attributes),
+        resource=resource,
+        links=[(link.trace_id.hex(), link.span_id.hex()) for link in span.links],
+        events=[(event.name, _plain(event.attributes)) for event in span.events],
+    )
+
+
+def _points(metric, resource):
+    kind = metric.WhichOneof("data")
+    series = getattr(metric, kind)
+    for point in series.data_points:
+        value = point if kind == "histogram" else point.as_int or point.as_double
+        yield Point(metric.name, metric.unit, series.aggregation_temporality, resource, _plain(point.attributes), value)

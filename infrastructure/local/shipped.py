@@ -1,0 +1,52 @@
+"""Reads what is shipped to AWS, so that the local run starts the same things with the same settings."""
+
+import json
+import re
+import string
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def render(value, variables):
+    """Return value (any JSON) with every ${NAME} replaced; raises ValueError with the name that is unset or empty."""
+    if isinstance(value, dict):
+        return {key: render(item, variables) for key, item in value.items()}
+    if isinstance(value, list):
+        return [render(item, variables) for item in value]
+    if not isinstance(value, str):
+        return value
+    for name in re.findall(r"\$\{(\w+)\}", value):
+        if not variables.get(name):
+            raise ValueError(f"{name} is not set")
+    return string.Template(value).substitute(variables)
+
+
+def read_json(name):
+    """Return infrastructure/NAME as it stands, placeholders included."""
+    return json.loads((ROOT / "infrastructure" / name).read_text())
+
+
+def container_environment(container, variables):
+    """Return {name: value} of a container of the task definition; each of its secrets needs a variable of its name."""
+    definition = next(c for c in read_json("taskdef.json")["containerDefinitions"] if c["name"] == container)
+    secrets = [{"name": entry["name"], "value": f"${{{entry['name']}}}"} for entry in definition.get("secrets", [])]
+    return {entry["name"]: render(entry["value"], variables) for entry in definition["environment"] + secrets}
+
+
+def lambda_environment(variables):
+    """Return {name: value} of the function's variables."""
+    return render(read_json("lambda-environment.json")["Variables"], variables)
+
+
+def start_command(dockerfile):
+    """Return the exec-form CMD of a Dockerfile as a list of words."""
+    return json.loads(re.search(r"^CMD (\[.*\])$", (ROOT / dockerfile).read_text(), re.MULTILINE)[1])
+
+
+def queue_properties():
+    """Return the Properties of the queue in the CloudFormation template."""
+    template = yaml.safe_load((ROOT / "infrastructure" / "foundation.yaml").read_text())
+    return template["Resources"]["Queue"]["Properties"]

@@ -1,0 +1,251 @@
+"""The whole path as real processes on 127.0.0.1: SQS, Collector, Lambda emulator, API, and in this process the
+event source mapping and the Coralogix ingress. Used by the demo and by the end-to-end tests alike."""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import boto3
+import mirakuru
+import mirakuru.exceptions
+
+import shipped
+from event_source_mapping import EventSourceMapping
+from ingress import Ingress
+
+TOOLS = shipped.ROOT / ".tools"
+QUEUE, DEAD_LETTER_QUEUE = "cal-onboarding-queue", "cal-onboarding-dlq"
+CLIENT_KEYS = {"aws_access_key_id": "local", "aws_secret_access_key": "local"}
+
+
+class StackError(Exception):
+    """Something of the stack can't start or has died; the message is a sentence that names it."""
+
+
+def free_port():
+    """Return a free port below the range the kernel gives to outgoing connections, so that none of them takes it."""
+    for _ in range(1000):
+        with socket.socket() as candidate, contextlib.suppress(OSError):
+            candidate.bind(("127.0.0.1", port := random.randrange(20_000, 32_000)))
+            return port
+    raise StackError("no free port between 20000 and 32000")
+
+
+def poll_until(check, what, timeout=30.0):
+    """Return check()'s first true value; raises StackError with what was waited for after timeout seconds."""
+    deadline = time.monotonic() + timeout
+    while not (result := check()):
+        if time.monotonic() > deadline:
+            raise StackError(f"waited {timeout:g} seconds in vain for {what}")
+        time.sleep(0.05)
+    return result
+
+
+@dataclass
+class Ports:
+    """One TCP port for everything that listens."""
+
+    api: int = field(default_factory=free_port)
+    sqs: int = field(default_factory=free_port)
+    collector: int = field(default_factory=free_port)
+    health_check: int = field(default_factory=free_port)
+    collector_metrics: int = field(default_factory=free_port)
+    function: int = field(default_factory=free_port)
+    runtime_api: int = field(default_factory=free_port)
+    ingress: int = field(default_factory=free_port)
+
+    def check_free(self):
+        """Raise StackError with the name of the first port that something else listens on."""
+        for name, port in vars(self).items():
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(("127.0.0.1", port))
+                except OSError:
+                    raise StackError(f"port {port} ({name}) is in use; stop what listens there and try again") from None
+
+
+class Child(mirakuru.HTTPExecutor):
+    """A process with a log file, ready when url answers, that sees no environment but the one it is given."""
+
+    def __init__(self, name, command, url, environment, run_dir, cwd=None, status=200):
+        self.name = name
+        self.log_file = run_dir / f"{name}.log"
+        path = os.pathsep.join([str(run_dir), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+        super().__init__(
+            [str(word) for word in command],
+            url,
+            status=status,
+            cwd=cwd,
+            envvars={"PATH": path, "HOME": str(run_dir), **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=self.log_file.open("ab"),
+            stderr=subprocess.STDOUT,
+            timeout=30,
+        )
+
+    @property
+    def envvars(self):
+        """Nothing inherited: the developer's own OTEL_* and AWS_* variables would change what is shown."""
+        return {**self._envvars, mirakuru.base.ENV_UUID: self._uuid}
+
+    @property
+    def _popen_kwargs(self):
+        kwargs = super()._popen_kwargs
+        del kwargs["preexec_fn"]  # it would run Python between fork and exec, in a process with gRPC's threads
+        return {**kwargs, "start_new_session": True}
+
+    def start(self):
+        """Start the process and wait until it answers; raises StackError with its last words."""
+        try:
+            return super().start()
+        except (mirakuru.exceptions.ExecutorError, OSError):
+            raise StackError(f"{self.name} did not start. {self.last_words()}") from None
+
+    def stop(self, *args, **kwargs):
+        """Stop the process and whatever it started; how it exits does not matter here."""
+        with contextlib.suppress(mirakuru.exceptions.ProcessFinishedWithError):
+            super().stop(*args, **kwargs)
+        return self
+
+    def last_words(self):
+        """Return a sentence with the last line of the log."""
+        lines = self.log_file.read_text(errors="replace").split("\n")
+        return f"Its last words in {self.log_file}: {next((line for line in reversed(lines) if line.strip()), 'none')}"
+
+
+class Stack(contextlib.ExitStack):
+    """Everything, started when entered and stopped when left; raises StackError when something can't start.
+
+    ports: fixed or free ones; run_dir: logs and the CA go there; visibility_timeout: seconds until SQS redelivers.
+    """
+
+    def __init__(self, run_dir, ports=None, visibility_timeout=None):
+        super().__init__()
+        self.run_dir = run_dir
+        self.ports = ports or Ports()
+        self.url = f"http://127.0.0.1:{self.ports.api}"
+        self._visibility_timeout = visibility_timeout
+        self._variables = {
+            "AWS_REGION": "us-east-1",
+            "IMAGE_TAG": "local",
+            "CORALOGIX_DOMAIN": "coralogix.invalid",
+            "CORALOGIX_PRIVATE_KEY": "local-stand-in-key",
+        }
+
+    def __enter__(self):
+        self.ports.check_free()
+        shutil.rmtree(self.run_dir, ignore_errors=True)
+        self.run_dir.mkdir(parents=True)
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _start(self):
+        self.ingress = self.enter_context(self._ingress())
+        self.moto, self.collector, self.function = self._moto(), self._collector(), self._function()
+        self._start_together(self.moto, self.collector, self.function)
+        self.sqs = boto3.client("sqs", self._variables["AWS_REGION"], endpoint_url=self._sqs_endpoint(), **CLIENT_KEYS)
+        self.dead_letter_queue_url, self.queue_url = self._create_queues()
+        self._variables["QUEUE_URL"] = self.queue_url
+        self.api = self._api()
+        self._start_together(self.api)
+        self.enter_context(self._event_source_mapping())
+
+    def _start_together(self, *children):
+        for child in children:
+            self.callback(child.stop)
+        with ThreadPoolExecutor(len(children)) as pool:
+            list(pool.map(Child.start, children))
+
+    def check_running(self):
+        """Raise StackError when a process has died."""
+        for child in (self.moto, self.collector, self.function, self.api):
+            if not child.running():
+                raise StackError(f"{child.name} has died. {child.last_words()}")
+
+    def _ingress(self):
+        host_name = f"ingress.{self._variables['CORALOGIX_DOMAIN']}"
+        key = self._variables["CORALOGIX_PRIVATE_KEY"]
+        return Ingress(self.ports.ingress, key, host_name, self.run_dir / "ca.pem")
+
+    def _moto(self):
+        command = ["moto_server", "-H", "127.0.0.1", "-p", self.ports.sqs]
+        return Child("sqs", command, f"{self._sqs_endpoint()}/moto-api/", {}, self.run_dir)
+
+    def _sqs_endpoint(self):
+        return f"http://127.0.0.1:{self.ports.sqs}"
+
+    def _collector(self):
+        # The image's own entrypoint; it finds the program as otelcol on its PATH, which starts with run_dir.
+        (self.run_dir / "otelcol").symlink_to(os.environ.get("OTELCOL") or TOOLS / "otelcol")
+        files = (shipped.ROOT / "otel/coralogix-collector.yaml", shipped.ROOT / "infrastructure/local/collector-overlay.yaml")
+        command = [shipped.ROOT / "otel/entrypoint.sh", *(f"--config={file}" for file in files)]
+        health_check = f"127.0.0.1:{self.ports.health_check}"
+        environment = shipped.container_environment("otel-collector", self._variables) | {
+            "OTLP_LISTEN_ADDRESS": f"127.0.0.1:{self.ports.collector}",
+            "HEALTH_CHECK_ADDRESS": health_check,
+            "COLLECTOR_METRICS_PORT": str(self.ports.collector_metrics),
+            "INGRESS_ADDRESS": f"127.0.0.1:{self.ports.ingress}",
+            "INGRESS_CA_FILE": str(self.run_dir / "ca.pem"),
+        }
+        return Child("otel-collector", command, f"http://{health_check}", environment, self.run_dir)
+
+    def _function(self):
+        function = shipped.read_json("lambda.json")
+        address = f"127.0.0.1:{self.ports.function}"
+        command = [
+            TOOLS / "aws-lambda-rie",
+            f"--runtime-interface-emulator-address={address}",
+            f"--runtime-api-address=127.0.0.1:{self.ports.runtime_api}",
+            *(sys.executable, "-m", "awslambdaric"),
+            *shipped.start_command("onboarding-lambda/Dockerfile"),
+        ]
+        environment = shipped.lambda_environment(self._variables) | {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.ports.collector}",
+            "AWS_REGION": self._variables["AWS_REGION"],
+            "AWS_LAMBDA_FUNCTION_NAME": function["FunctionName"],
+            "AWS_LAMBDA_FUNCTION_TIMEOUT": str(function["Timeout"]),
+            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function["MemorySize"]),
+        }
+        cwd = shipped.ROOT / "onboarding-lambda"
+        # The emulator answers only invocations; 404 means that it listens.
+        return Child("onboarding-lambda", command, f"http://{address}", environment, self.run_dir, cwd, status=404)
+
+    def _create_queues(self):
+        """Create both queues with the template's attributes; return (dead-letter queue's URL, queue's URL)."""
+        properties = shipped.queue_properties()
+        dead_letter_url = self.sqs.create_queue(QueueName=DEAD_LETTER_QUEUE)["QueueUrl"]
+        attributes = self.sqs.get_queue_attributes(QueueUrl=dead_letter_url, AttributeNames=["QueueArn"])["Attributes"]
+        redrive = properties["RedrivePolicy"] | {"deadLetterTargetArn": attributes["QueueArn"]}
+        visibility_timeout = self._visibility_timeout or properties["VisibilityTimeout"]
+        attributes = {"VisibilityTimeout": str(visibility_timeout), "RedrivePolicy": json.dumps(redrive)}
+        queue_url = self.sqs.create_queue(QueueName=QUEUE, Attributes=attributes)["QueueUrl"]
+        return dead_letter_url, queue_url
+
+    def _api(self):
+        command = [*shipped.start_command("onboarding-api/Dockerfile"), "--bind", f"127.0.0.1:{self.ports.api}"]
+        environment = shipped.container_environment("onboarding-api", self._variables) | {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.ports.collector}",
+            "AWS_ENDPOINT_URL_SQS": self._sqs_endpoint(),
+            "AWS_ACCESS_KEY_ID": CLIENT_KEYS["aws_access_key_id"],
+            "AWS_SECRET_ACCESS_KEY": CLIENT_KEYS["aws_secret_access_key"],
+        }
+        return Child("onboarding-api", command, f"{self.url}/health", environment, self.run_dir, shipped.ROOT / "onboarding-api")
+
+    def _event_source_mapping(self):
+        invoke_url = f"http://127.0.0.1:{self.ports.function}/2015-03-31/functions/function/invocations"
+        batch_size = shipped.read_json("event-source-mapping.json")["BatchSize"]
+        return EventSourceMapping(self.sqs, self.queue_url, invoke_url, batch_size)

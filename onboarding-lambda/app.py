@@ -1,0 +1,102 @@
+"""Onboarding Lambda: processes SQS records, each inside the trace of the request that sent it."""
+
+import json
+import logging
+import re
+
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, SpanKind, StatusCode
+
+import telemetry
+
+IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+log = logging.getLogger("onboarding-lambda")
+log.setLevel(logging.INFO)
+tracer = trace.get_tracer("onboarding-lambda")
+
+
+def handler(event, context):
+    """Process an SQS event and report exactly the records that failed.
+
+    event: {"Records": [...]} as Lambda's SQS event source sends it; context: the Lambda context object.
+    Returns {"batchItemFailures": [{"itemIdentifier": messageId}, ...]}, the partial batch response:
+    https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html
+    """
+    try:
+        # A trace of its own, so that no record can inherit another's. SERVER because Coralogix lists a service by its
+        # SERVER spans, and CONSUMER would count every invocation among the records.
+        invocation = telemetry.invocation_attributes(context)
+        with tracer.start_as_current_span("sqs.batch", Context(), SpanKind.SERVER, invocation) as batch:
+            records = event["Records"]
+            batch.set_attribute("messaging.batch.message_count", len(records))
+            failed = [record["messageId"] for record in records if not _process_record(record, context.aws_request_id)]
+            if failed:
+                batch.set_status(StatusCode.ERROR, f"{len(failed)} of {len(records)} records failed")
+    finally:
+        telemetry.flush()  # every span has ended; once this function returns, the sandbox may freeze
+    return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failed]}
+
+
+def _process_record(record, invocation_id):
+    """Process one record in a span under its own producer, batch and record linked both ways; return if it succeeded."""
+    batch = trace.get_current_span()
+    try:
+        parent = _extract_parent(record)
+        producer = trace.get_current_span(parent).get_span_context()
+        if producer.is_valid:
+            batch.add_link(producer)
+        attributes = {
+            "messaging.system": "aws.sqs",
+            "messaging.destination.name": record["eventSourceARN"].rsplit(":", 1)[-1],
+            "messaging.operation.name": "process",
+            "messaging.operation.type": "process",
+            "messaging.message.id": record["messageId"],
+            "faas.invocation_id": invocation_id,
+        }
+        links = [Link(batch.get_span_context())]
+        with tracer.start_as_current_span("sqs.process", parent, SpanKind.CONSUMER, attributes, links):
+            process(record)
+    except Exception as error:  # outside the span, which has recorded it and is ERROR by now
+        log.error("failed message_id=%s: %r", record["messageId"], error)
+        return False
+    return True
+
+
+def process(message):
+    """The business: validate one SQS message and onboard its customer; raises ValueError when it is not valid."""
+    customer = json.loads(message["body"])
+    if not isinstance(customer, dict):
+        raise ValueError("the body is not a JSON object")
+    for key in ("customer_id", "request_id"):
+        if not (isinstance(customer.get(key), str) and IDENTIFIER.fullmatch(customer[key])):
+            raise ValueError(f"{key} is not a string of 1 to 64 characters out of A-Z, a-z, 0-9, _ and -")
+    ids = (customer["customer_id"], customer["request_id"], message["messageId"])
+    log.info("onboarded customer_id=%s request_id=%s message_id=%s", *ids)
+
+
+def _extract_parent(record):
+    """Return the Context the producer injected, or an empty one, so that a record without it starts a new trace."""
+    parent = propagate.extract(_flatten_attrs(record.get("messageAttributes")), Context())
+    producer = trace.get_current_span(parent).get_span_context()
+    if producer.is_valid:
+        ids = (trace.format_trace_id(producer.trace_id), trace.format_span_id(producer.span_id), producer.trace_flags)
+        log.info("extracted traceparent 00-%s-%s-%02x", *ids)
+    return parent
+
+
+def _flatten_attrs(message_attributes):
+    """Return {lower-case name: value} of the attributes that have a string value; any other shape is left out.
+
+    message_attributes: {"traceparent": {"stringValue": "00-...", "dataType": "String"}} as Lambda spells it, or
+    "StringValue" as the SQS API does.
+    """
+    if not isinstance(message_attributes, dict):
+        return {}
+    return {
+        name.lower(): value
+        for name, attribute in message_attributes.items()
+        if isinstance(attribute, dict)
+        and isinstance(value := attribute.get("stringValue") or attribute.get("StringValue"), str)
+    }
