@@ -4,25 +4,25 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .ONESHELL:
 
-PYTHON ?= python3
-OTELCOL_VERSION := v0.162.0
-SAM_CLI_VERSION := 1.170.0
+export PYTHON ?= python3
+# OTELCOL=/path/to/otelcol saves building the Collector.
+collector := $(if $(OTELCOL),,.tools/otelcol)
 
 .PHONY: help demo test lint lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-demo: .venv/installed .tools/otelcol .tools/aws-lambda-rie ## run the whole path and show the trace; ONCE=1: one request, then exit
+demo: .venv/installed $(collector) .tools/aws-lambda-rie ## run the whole path and show the trace; ONCE=1: one request, then exit
 	@exec .venv/bin/python infrastructure/local/demo.py $(if $(ONCE),--once)
 
-test: .venv/installed .tools/otelcol .tools/aws-lambda-rie ## prove it
-	@exec .venv/bin/pytest
+test: .venv/installed $(collector) .tools/aws-lambda-rie ## prove it
+	@exec .venv/bin/python -m pytest
 
 lint: .venv/installed ## check style
 	@.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/shellcheck generate-sustained-traffic.sh otel/entrypoint.sh .ci/run
+	.venv/bin/shellcheck generate-sustained-traffic.sh infrastructure/local/install.sh otel/entrypoint.sh .ci/run
 
 lock: ## resolve the dependencies anew (needs uv)
 	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
@@ -40,8 +40,8 @@ clean: ## remove what was built
 .venv/installed: requirements.lock
 	@infrastructure/local/install.sh python
 
-.tools/otelcol: otel/builder.yaml
+.tools/otelcol: otel/builder.yaml | .venv/installed
 	@infrastructure/local/install.sh collector
 
-.tools/aws-lambda-rie:
+.tools/aws-lambda-rie: | .venv/installed
 	@infrastructure/local/install.sh emulator

@@ -5,7 +5,6 @@ Wire format: https://opentelemetry.io/docs/specs/otlp/#otlpgrpc
 
 import collections
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -47,21 +46,20 @@ class Point(NamedTuple):
 
 
 class Ingress:
-    """The server; with Ingress(...) as ingress: everything received is in ingress.spans and ingress.points().
+    """The server, as a context manager; what it received is in spans() and points().
 
-    answer: what Export does, a callable that gets the grpc context and may abort it or wait; None accepts.
+    key: the Send-Your-Data key to demand; host_name: what the certificate is for; ca_file: where its CA is written.
+    The attribute answer is None to accept, or a callable that gets the grpc context and may wait or abort.
     """
 
-    def __init__(self, port, key, host_name, ca_file=None, most_spans=200_000):
+    def __init__(self, port, key, host_name, ca_file, most_spans=200_000):
         self._key = key
-        self.spans = collections.deque(maxlen=most_spans)
-        self.refused = 0  # requests with a wrong or no key
         self.answer = None
+        self._spans = collections.deque(maxlen=most_spans)
         self._points = {}
         self._lock = threading.Lock()
         authority = trustme.CA()
-        if ca_file:
-            authority.cert_pem.write_to_path(ca_file)
+        authority.cert_pem.write_to_path(ca_file)
         identity = authority.issue_cert(host_name)
         chain = b"".join(pem.bytes() for pem in identity.cert_chain_pems)
         self._server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
@@ -77,6 +75,11 @@ class Ingress:
     def __exit__(self, *_):
         self._server.stop(grace=1).wait()
 
+    def spans(self):
+        """Return the spans received, oldest first."""
+        with self._lock:
+            return list(self._spans)
+
     def points(self):
         """Return the newest data point of every series."""
         with self._lock:
@@ -85,10 +88,14 @@ class Ingress:
     def admit(self, context):
         """Refuse a request without the key, or as self.answer says."""
         if dict(context.invocation_metadata()).get("authorization") != f"Bearer {self._key}":
-            self.refused += 1
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "the Send-Your-Data key is missing or wrong")
         if self.answer:
             self.answer(context)
+
+    def keep_spans(self, spans):
+        """Keep spans, in place of the oldest when there are too many."""
+        with self._lock:
+            self._spans.extend(spans)
 
     def keep_points(self, points):
         """Keep points, each in place of the one before it in its series."""
@@ -107,7 +114,7 @@ class _Traces(trace_service_pb2_grpc.TraceServiceServicer):
         for resource_spans in request.resource_spans:
             resource = _plain(resource_spans.resource.attributes)
             for scope_spans in resource_spans.scope_spans:
-                self._ingress.spans.extend(_span(span, resource) for span in scope_spans.spans)
+                self._ingress.keep_spans([_span(span, resource) for span in scope_spans.spans])
         return trace_service_pb2.ExportTraceServiceResponse()
 
 

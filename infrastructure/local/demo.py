@@ -1,0 +1,147 @@
+"""make demo: runs the whole path on this machine and shows its trace, its RED metrics and its log lines."""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+
+import shipped
+import view
+from stack import TOOLS, Ports, Stack, StackError, poll_until
+
+PORTS = {"api": 8000, "collector": 4317, "health_check": 13133}
+GOLDEN_TRACE = (shipped.ROOT / "tests/golden-trace.txt").read_text()
+
+
+def main():
+    """Run the demo; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--once", action="store_true", help="send one request, print what came of it, and exit")
+    once = parser.parse_args().once
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.default_int_handler)
+    try:
+        print("Starting SQS, Collector, Lambda emulator and API ...", flush=True)
+        with Stack(TOOLS / "run", Ports(**PORTS)) as stack:
+            show_one_request(stack)
+            if not once:
+                stay(stack)
+    except StackError as error:
+        print(f"The demo stopped: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped.")
+    return 0
+
+
+def show_one_request(stack):
+    """Send one request and print its answer, trace, metrics and log lines as each of them arrives."""
+    path = "/telemetry/smoke"
+    answer = post(stack.url + path, {"customer_id": "TEST-001"})
+    print(f"\nPOST {path} answered 202 {json.dumps(answer)}")
+
+    spans = wait_for_trace(stack, answer["trace_id"])
+    print(f"\nThe trace {answer['trace_id']}, as the Coralogix stand-in received it:\n")
+    for depth, span in view.walk(spans):
+        print(f"  {view.line(depth, span):<55} {(span.end - span.start) / 1e6:8.1f} ms")
+
+    print("\nRED metrics, made of the spans by the Collector:\n")
+    wait_for_red(stack)
+    for title, prefix in (("standard", ""), ("compact", "compact.")):
+        print(f"  {title:<18} {'span':<22} {'kind':<9} calls errors  mean ms")
+        for row in view.red(stack.ingress.points(), prefix):
+            print(f"  {row.service:<18} {row.span:<22} {row.kind:<9} {row.calls:5} {row.errors:6} {row.mean_ms:8.1f}")
+        print()
+
+    print("Log lines of the API and the Lambda:\n")
+    for child in (stack.api, stack.function):
+        print_log_lines(child.name, child.log_file.read_text().splitlines())
+
+
+def post(url, body):
+    """POST body as JSON; return the answer's JSON; raises StackError when it is not a 202."""
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=15) as response:
+            return json.load(response)
+    except urllib.error.HTTPError as error:
+        raise StackError(f"the API answered {error.code}: {error.read().decode()}") from error
+    except OSError as error:
+        raise StackError(f"the API did not answer: {error}") from error
+
+
+def wait_for_trace(stack, trace_id):
+    """Return the spans of the trace once it is the golden one; raises StackError with the lines that are missing."""
+
+    def spans():
+        stack.check_running()
+        return view.trace_of(stack.ingress.spans(), trace_id)
+
+    try:
+        poll_until(lambda: view.tree(spans()) == GOLDEN_TRACE, "the whole trace")
+    except StackError as error:
+        received = view.tree(spans()).splitlines()
+        missing = [text.strip() for text in GOLDEN_TRACE.splitlines() if text not in received]
+        raise StackError(f"{error}; missing at the ingress: {'; '.join(missing)}") from None
+    return spans()
+
+
+def wait_for_red(stack):
+    """Wait until both sets of metrics have counted every span; raises StackError with the spans that are not counted."""
+    uncounted = {}
+
+    def all_counted():
+        stack.check_running()
+        spans, points = stack.ingress.spans(), stack.ingress.points()
+        uncounted.update(
+            standard=Counter((span.service, span.name, span.kind) for span in spans) - calls(view.red(points)),
+            compact=Counter((span.service, "", span.kind) for span in spans) - calls(view.red(points, "compact.")),
+        )
+        return not any(uncounted.values())
+
+    try:
+        poll_until(all_counted, "the RED metrics")
+    except StackError as error:
+        raise StackError(f"{error}; spans without a call counted: {uncounted}") from None
+
+
+def calls(rows):
+    """Return {(service, span name, kind): calls} of Red rows."""
+    return Counter({(row.service, row.span, row.kind): row.calls for row in rows})
+
+
+def stay(stack):
+    """Say how to go on, then show log lines until Ctrl-C; raises StackError when a process dies."""
+    print(
+        f"""
+The demo stays up until Ctrl-C. In another terminal:
+
+  curl -X POST {stack.url}/telemetry/smoke -H 'Content-Type: application/json' -d '{{"customer_id":"TEST-002"}}'
+  ./generate-sustained-traffic.sh 127.0.0.1 60 1
+""",
+        flush=True,
+    )
+    logs = [(child.name, child.log_file.open()) for child in (stack.api, stack.function)]
+    for _, log in logs:
+        log.seek(0, os.SEEK_END)
+    while True:
+        stack.check_running()
+        for name, log in logs:
+            print_log_lines(name, log)
+        time.sleep(0.2)
+
+
+def print_log_lines(name, lines):
+    """Print those of a program's log lines that this project's code has written."""
+    for text in lines:
+        if any(word in text for word in ("PRODUCER ", "extracted ", "onboarded ", "failed ", "Flush ")):
+            print(f"  {name}: {text.rstrip().expandtabs(1)}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

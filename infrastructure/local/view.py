@@ -1,0 +1,66 @@
+"""What the demo prints and the tests assert: a trace as a tree, and RED metrics as rows."""
+
+from typing import NamedTuple
+
+
+class Red(NamedTuple):
+    """Rate, errors and duration of one service and span name (compact metrics have none)."""
+
+    service: str
+    span: str
+    kind: str
+    calls: int
+    errors: int
+    mean_ms: float
+
+
+def walk(spans):
+    """Yield (depth, span) of one trace, children under their parent in the order in which they began.
+
+    A span whose parent is not among spans is a root.
+    """
+    ids = {span.span_id for span in spans}
+    children = {}
+    for span in sorted(spans, key=lambda span: span.start):
+        parent = span.parent_span_id if span.parent_span_id in ids else ""
+        children.setdefault(parent, []).append(span)
+
+    def below(parent, depth):
+        for span in children.get(parent, []):
+            yield depth, span
+            yield from below(span.span_id, depth + 1)
+
+    return below("", 0)
+
+
+def tree(spans):
+    """Return the projection that tests/golden-trace.txt holds: indented name, kind and service of each span."""
+    return "".join(f"{line(depth, span)}\n" for depth, span in walk(spans))
+
+
+def line(depth, span):
+    """Return one line of the tree."""
+    return f"{'  ' * depth + span.name:<26} {span.kind:<9} {span.service}"
+
+
+def trace_of(spans, trace_id):
+    """Return the spans of one trace."""
+    return [span for span in spans if span.trace_id == trace_id]
+
+
+def red(points, prefix=""):
+    """Return the Red rows out of the newest points; prefix "" reads the standard metrics, "compact." the compact ones."""
+    rows = {}
+    for point in points:
+        labels = point.attributes
+        key = (labels["service.name"], labels.get("span.name", ""), labels["span.kind"].removeprefix("SPAN_KIND_"))
+        calls, errors, count, total = rows.get(key, (0, 0, 0, 0.0))
+        if point.name == f"{prefix}calls":
+            calls += point.value
+            errors += point.value if labels["status.code"] == "STATUS_CODE_ERROR" else 0
+        elif point.name == f"{prefix}duration":
+            count, total = count + point.value.count, total + point.value.sum
+        else:
+            continue
+        rows[key] = (calls, errors, count, total)
+    return [Red(*key, calls, errors, total / max(count, 1)) for key, (calls, errors, count, total) in sorted(rows.items())]
