@@ -10,11 +10,13 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from flask import Flask, abort, request
+from gunicorn.http.errors import ParseException
 from opentelemetry import propagate, trace
 from opentelemetry.trace import SpanKind
-from werkzeug.exceptions import HTTPException, ServiceUnavailable
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, ServiceUnavailable
 
 CUSTOMER_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+MAX_BODY = 64 * 1024  # bytes
 HTTP_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 CONTEXT_ATTRIBUTES = ("traceparent", "tracestate", "baggage")
 # A slow queue costs a caller at most two attempts of 1 s to connect and 2 s to answer, then a 503.
@@ -25,13 +27,15 @@ tracer = trace.get_tracer("onboarding-api")
 
 
 def create_app():
-    """Return the Flask application; reads QUEUE_URL and AWS_REGION and raises KeyError with the name of a missing one."""
+    """Return the Flask application; reads QUEUE_URL and AWS_REGION, and raises KeyError naming a missing one."""
     logging.basicConfig(format="%(levelname)s %(message)s")
     log.setLevel(logging.INFO)
     queue_url = os.environ["QUEUE_URL"]
     sqs = boto3.client("sqs", region_name=os.environ["AWS_REGION"], config=SQS_CONFIG)
     app = Flask(__name__)
-    app.config["MAX_CONTENT_LENGTH"] = 64 * 1024
+    # One more than allowed: a chunked body is cut at this length without an error, so that only the extra byte tells.
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY + 1
+    app.url_map.merge_slashes = False  # or /telemetry//smoke would be a redirect, and its span named after the raw path
     app.register_error_handler(HTTPException, _error_answer)
 
     @app.post("/telemetry/smoke")
@@ -54,8 +58,8 @@ def _accept(sqs, queue_url, source):
     message, body = _read_message(source)
     try:
         message_id = queue_for_processing(sqs, queue_url, body)
-    except (BotoCoreError, ClientError, KeyError) as error:
-        log.error("SQS did not take request_id=%s: %s", message["request_id"], type(error).__name__)
+    except (BotoCoreError, ClientError, LookupError) as error:
+        log.error("SQS did not take request_id=%s: %r", message["request_id"], error)
         raise ServiceUnavailable("The queue did not accept the request; try again.", retry_after=5) from error
     answer = {key: message[key] for key in ("customer_id", "request_id")}
     trace_id = trace.format_trace_id(trace.get_current_span().get_span_context().trace_id)
@@ -63,15 +67,20 @@ def _accept(sqs, queue_url, source):
 
 
 def _read_message(source):
-    """Return the request's JSON object, with our request_id and source, as dict and as text; aborts with 400, 413, 415."""
+    """Return the request's JSON object, with our request_id and source, as dict and text; aborts with 400, 413, 415."""
     if request.mimetype != "application/json":
         abort(415, "Content-Type must be application/json.")
     try:
-        message = json.loads(request.get_data().decode())
+        received = request.get_data()
+        if len(received) > MAX_BODY:
+            raise RequestEntityTooLarge
+        message = json.loads(received.decode())
         if not isinstance(message, dict):
             abort(400, "The body must be a JSON object.")
         message |= {"request_id": str(uuid.uuid4()), "source": source}
         body = json.dumps(message, allow_nan=False)
+    except ParseException:  # gunicorn's; it reads chunks only now, when they are asked for
+        abort(400, "The body is not valid chunked encoding.")
     except (ValueError, RecursionError):  # also invalid UTF-8, NaN, and brackets nested by the thousand
         abort(400, "The body is not valid JSON.")
     customer_id = message.get("customer_id")
@@ -83,7 +92,7 @@ def _read_message(source):
 def queue_for_processing(sqs, queue_url, body):
     """Send body (JSON text) with the trace context as MessageAttributes; return SQS's MessageId.
 
-    Raises botocore's BotoCoreError or ClientError when SQS fails, KeyError when its answer has no MessageId.
+    Raises botocore's BotoCoreError or ClientError when SQS fails, LookupError when its answer has no MessageId.
     """
     with tracer.start_as_current_span("sqs.send", kind=SpanKind.PRODUCER) as span:
         span.set_attribute("messaging.system", "aws.sqs")
@@ -99,7 +108,8 @@ def queue_for_processing(sqs, queue_url, body):
             if carrier.get(key)  # SQS rejects the whole message for one empty StringValue
         }
         answer = sqs.send_message(QueueUrl=queue_url, MessageBody=body, MessageAttributes=attributes)
-        message_id = answer["MessageId"]
+        if not (message_id := answer.get("MessageId")):
+            raise LookupError("SQS answered without a MessageId")
         span.set_attribute("messaging.message.id", message_id)
         trace_id = trace.format_trace_id(span.get_span_context().trace_id)
         log.info("PRODUCER trace_id=%s message_id=%s", trace_id, message_id)

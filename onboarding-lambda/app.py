@@ -4,11 +4,10 @@ import json
 import logging
 import re
 
+import telemetry
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanKind, StatusCode
-
-import telemetry
 
 IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -40,23 +39,21 @@ def handler(event, context):
 
 
 def _process_record(record, invocation_id):
-    """Process one record in a span under its own producer, batch and record linked both ways; return if it succeeded."""
+    """Process one record in a span under its own producer, linked to the batch and back; return if it succeeded."""
     batch = trace.get_current_span()
     try:
         parent = _extract_parent(record)
         producer = trace.get_current_span(parent).get_span_context()
         if producer.is_valid:
             batch.add_link(producer)
-        attributes = {
-            "messaging.system": "aws.sqs",
-            "messaging.destination.name": record["eventSourceARN"].rsplit(":", 1)[-1],
-            "messaging.operation.name": "process",
-            "messaging.operation.type": "process",
-            "messaging.message.id": record["messageId"],
-            "faas.invocation_id": invocation_id,
-        }
         links = [Link(batch.get_span_context())]
-        with tracer.start_as_current_span("sqs.process", parent, SpanKind.CONSUMER, attributes, links):
+        with tracer.start_as_current_span("sqs.process", parent, SpanKind.CONSUMER, links=links) as span:
+            span.set_attribute("messaging.system", "aws.sqs")
+            span.set_attribute("messaging.destination.name", record["eventSourceARN"].rsplit(":", 1)[-1])
+            span.set_attribute("messaging.operation.name", "process")
+            span.set_attribute("messaging.operation.type", "process")
+            span.set_attribute("messaging.message.id", record["messageId"])
+            span.set_attribute("faas.invocation_id", invocation_id)
             process(record)
     except Exception as error:  # outside the span, which has recorded it and is ERROR by now
         log.error("failed message_id=%s: %r", record["messageId"], error)
@@ -65,7 +62,7 @@ def _process_record(record, invocation_id):
 
 
 def process(message):
-    """The business: validate one SQS message and onboard its customer; raises ValueError when it is not valid."""
+    """Validate one SQS message and onboard its customer: the business. Raises ValueError when it is not valid."""
     customer = json.loads(message["body"])
     if not isinstance(customer, dict):
         raise ValueError("the body is not a JSON object")
@@ -78,7 +75,10 @@ def process(message):
 
 def _extract_parent(record):
     """Return the Context the producer injected, or an empty one, so that a record without it starts a new trace."""
-    parent = propagate.extract(_flatten_attrs(record.get("messageAttributes")), Context())
+    attributes = _flatten_attrs(record.get("messageAttributes"))
+    # All that these headers may hold; the SDK would log a control character as it is, and raise for a lone surrogate.
+    carrier = {name: value for name, value in attributes.items() if value.isascii() and value.isprintable()}
+    parent = propagate.extract(carrier, Context())
     producer = trace.get_current_span(parent).get_span_context()
     if producer.is_valid:
         ids = (trace.format_trace_id(producer.trace_id), trace.format_span_id(producer.span_id), producer.trace_flags)
