@@ -15,6 +15,7 @@ import view
 from stack import TOOLS, Ports, Stack, StackError, poll_until
 
 PORTS = {"api": 8000, "collector": 4317, "health_check": 13133}
+RUN_DIR = TOOLS / "run"
 GOLDEN_TRACE = (shipped.ROOT / "tests/golden-trace.txt").read_text()
 
 
@@ -27,7 +28,7 @@ def main():
     signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
         print("Starting SQS, Collector, Lambda emulator and API ...", flush=True)
-        with Stack(TOOLS / "run", Ports(**PORTS)) as stack:
+        with Stack(RUN_DIR, Ports(**PORTS)) as stack:
             show_one_request(stack)
             if not once:
                 stay(stack)
@@ -92,7 +93,7 @@ def wait_for_trace(stack, trace_id):
 
 
 def wait_for_red(stack):
-    """Wait until both sets of metrics have counted every span; raises StackError with the spans that are not counted."""
+    """Wait until both sets of metrics have counted every span; raises StackError with those they have not."""
     uncounted = {}
 
     def all_counted():

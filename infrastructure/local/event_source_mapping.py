@@ -4,6 +4,7 @@ Visibility and redrive are left to the queue. The rules for what a response mean
 https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html
 """
 
+import contextlib
 import json
 import logging
 import threading
@@ -29,15 +30,23 @@ class EventSourceMapping:
         attributes = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])["Attributes"]
         self._queue_arn = attributes["QueueArn"]
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="event-source-mapping", daemon=True)
 
     def __enter__(self):
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._run, name="event-source-mapping", daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *_):
         self._stop.set()
         self._thread.join()
+
+    @contextlib.contextmanager
+    def disabled(self):
+        """Deliver nothing while the block runs, as a mapping with Enabled=False; a running invocation ends first."""
+        self.__exit__()
+        yield
+        self.__enter__()
 
     def _run(self):
         while not self._stop.is_set():

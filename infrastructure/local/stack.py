@@ -1,5 +1,7 @@
-"""The whole path as real processes on 127.0.0.1: SQS, Collector, Lambda emulator, API, and in this process the
-event source mapping and the Coralogix ingress. Used by the demo and by the end-to-end tests alike."""
+"""The whole path as real processes on 127.0.0.1, for the demo and for the end-to-end tests alike.
+
+SQS, Collector, Lambda emulator and API are child processes; event source mapping and ingress run in this one.
+"""
 
 import contextlib
 import json
@@ -88,7 +90,6 @@ class Child(mirakuru.HTTPExecutor):
             cwd=cwd,
             envvars={"PATH": path, "HOME": str(run_dir), **environment},
             stdin=subprocess.DEVNULL,
-            stdout=self.log_file.open("ab"),
             stderr=subprocess.STDOUT,
             timeout=30,
         )
@@ -107,7 +108,8 @@ class Child(mirakuru.HTTPExecutor):
     def start(self):
         """Start the process and wait until it answers; raises StackError with its last words."""
         try:
-            return super().start()
+            with self.log_file.open("ab") as self._stdout:
+                return super().start()
         except (mirakuru.exceptions.ExecutorError, OSError):
             raise StackError(f"{self.name} did not start. {self.last_words()}") from None
 
@@ -162,7 +164,7 @@ class Stack(contextlib.ExitStack):
         self._variables["QUEUE_URL"] = self.queue_url
         self.api = self._api()
         self._start_together(self.api)
-        self.enter_context(self._event_source_mapping())
+        self.mapping = self.enter_context(self._event_source_mapping())
 
     def _start_together(self, *children):
         for child in children:
@@ -191,8 +193,8 @@ class Stack(contextlib.ExitStack):
     def _collector(self):
         # The image's own entrypoint; it finds the program as otelcol on its PATH, which starts with run_dir.
         (self.run_dir / "otelcol").symlink_to(os.environ.get("OTELCOL") or TOOLS / "otelcol")
-        files = (shipped.ROOT / "otel/coralogix-collector.yaml", shipped.ROOT / "infrastructure/local/collector-overlay.yaml")
-        command = [shipped.ROOT / "otel/entrypoint.sh", *(f"--config={file}" for file in files)]
+        files = ("otel/coralogix-collector.yaml", "infrastructure/local/collector-overlay.yaml")
+        command = [shipped.ROOT / "otel/entrypoint.sh", *(f"--config={shipped.ROOT / file}" for file in files)]
         health_check = f"127.0.0.1:{self.ports.health_check}"
         environment = shipped.container_environment("otel-collector", self._variables) | {
             "OTLP_LISTEN_ADDRESS": f"127.0.0.1:{self.ports.collector}",
@@ -243,7 +245,8 @@ class Stack(contextlib.ExitStack):
             "AWS_ACCESS_KEY_ID": CLIENT_KEYS["aws_access_key_id"],
             "AWS_SECRET_ACCESS_KEY": CLIENT_KEYS["aws_secret_access_key"],
         }
-        return Child("onboarding-api", command, f"{self.url}/health", environment, self.run_dir, shipped.ROOT / "onboarding-api")
+        cwd = shipped.ROOT / "onboarding-api"
+        return Child("onboarding-api", command, f"{self.url}/health", environment, self.run_dir, cwd)
 
     def _event_source_mapping(self):
         invoke_url = f"http://127.0.0.1:{self.ports.function}/2015-03-31/functions/function/invocations"

@@ -49,7 +49,7 @@ def trace_of(spans, trace_id):
 
 
 def red(points, prefix=""):
-    """Return the Red rows out of the newest points; prefix "" reads the standard metrics, "compact." the compact ones."""
+    """Return the Red rows out of the newest points; prefix is "" for standard metrics and "compact." for compact."""
     rows = {}
     for point in points:
         labels = point.attributes
@@ -63,4 +63,4 @@ def red(points, prefix=""):
         else:
             continue
         rows[key] = (calls, errors, count, total)
-    return [Red(*key, calls, errors, total / max(count, 1)) for key, (calls, errors, count, total) in sorted(rows.items())]
+    return [Red(*key, calls, errors, ms / max(count, 1)) for key, (calls, errors, count, ms) in sorted(rows.items())]
