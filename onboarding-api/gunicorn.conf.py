@@ -6,7 +6,7 @@ bind = "0.0.0.0:8000"
 workers = 2
 worker_class = "gthread"
 threads = 8
-worker_tmp_dir = "/dev/shm"  # noqa: S108 - the task's root file system is read-only
+worker_tmp_dir = "/dev/shm"  # the task's root file system is read-only
 forwarded_allow_ips = ""  # no proxy in front: by default a caller on loopback could set SCRIPT_NAME and the scheme
 control_socket_disable = True  # it would be a file in the home directory, read-only as well
 

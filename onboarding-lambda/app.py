@@ -4,10 +4,11 @@ import json
 import logging
 import re
 
-import telemetry
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanKind, StatusCode
+
+import telemetry
 
 IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,64}")
 

@@ -1,0 +1,236 @@
+"""What the rooms unit and contract share: both programs, loaded as they ship, with their spans kept in memory."""
+
+import importlib.util
+import json
+import re
+import sys
+import uuid
+from types import SimpleNamespace
+
+import boto3
+import pytest
+from botocore.awsrequest import AWSResponse
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.util._once import Once
+
+import shipped
+
+VARIABLES = {
+    "AWS_REGION": "us-east-1",
+    "IMAGE_TAG": "test",
+    "QUEUE_URL": "http://127.0.0.1:9/queue/cal-onboarding-queue",
+    "CORALOGIX_DOMAIN": "coralogix.invalid",
+    "CORALOGIX_PRIVATE_KEY": "test",
+}
+# https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html#configuration-envvars-runtime
+GIVEN_BY_LAMBDA = {
+    "AWS_REGION": "us-east-1",
+    "AWS_LAMBDA_FUNCTION_NAME": "cal-onboarding-lambda",
+    "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+    "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
+    "AWS_LAMBDA_LOG_GROUP_NAME": "/aws/lambda/cal-onboarding-lambda",
+    "AWS_LAMBDA_LOG_STREAM_NAME": "2026/01/01/[$LATEST]0123456789abcdef",
+}
+
+
+class Spans(InMemorySpanExporter):
+    """Every ended span, in the order they ended."""
+
+    def named(self, name):
+        """Return the ended spans of that name."""
+        return [span for span in self.get_finished_spans() if span.name == name]
+
+    def one(self, name):
+        """Return the only ended span of that name."""
+        (span,) = self.named(name)
+        return span
+
+
+class Sqs:
+    """SQS behind a real boto3 client, with the limits of its documentation that moto does not enforce.
+
+    Called by botocore in place of the network, with the request it would have sent. fail: called first with that
+    request; may raise, or return an AWSResponse. messages: what was accepted, as the request's JSON.
+    https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html
+    """
+
+    MOST_BYTES = 1024 * 1024
+    MOST_ATTRIBUTES = 10
+    NAME = re.compile(r"(?!\.|aws\.|amazon\.|.*\.\.|.*\.$)[A-Za-z0-9_.-]{1,256}", re.IGNORECASE)
+    TEXT = re.compile("[\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]+")
+
+    def __init__(self):
+        self.messages = []
+        self.fail = None
+        self.calls = 0
+
+    def __call__(self, request, **_):
+        """Answer SendMessage."""
+        self.calls += 1
+        if self.fail and (answer := self.fail(request)):
+            return answer
+        message = json.loads(request.body)
+        if refusal := self.refusal(message["MessageBody"], message.get("MessageAttributes", {})):
+            return self.response(400, {"__type": "com.amazonaws.sqs#InvalidParameterValue", "message": refusal})
+        self.messages.append(message)
+        return self.response(200, {"MessageId": str(uuid.uuid4())})
+
+    @staticmethod
+    def response(status, content):
+        """Return an HTTP answer of SQS."""
+        raw = SimpleNamespace(stream=lambda: [json.dumps(content).encode()])
+        return AWSResponse("", status, {"content-type": "application/x-amz-json-1.0"}, raw)
+
+    def refusal(self, body, attributes):
+        """Return why SQS would refuse this message, or None."""
+        size = len(body.encode(errors="surrogatepass"))
+        if len(attributes) > self.MOST_ATTRIBUTES:
+            return f"{len(attributes)} attributes"
+        if not self.TEXT.fullmatch(body):
+            return "characters of the body"
+        for name, attribute in attributes.items():
+            if not self.NAME.fullmatch(name):
+                return f"name {name!r}"
+            if attribute.get("DataType") != "String":
+                return f"data type of {name}"
+            if not self.TEXT.fullmatch(attribute.get("StringValue", "")):
+                return f"value of {name}"
+            size += len((name + "String" + attribute["StringValue"]).encode())
+        return f"{size} bytes" if size > self.MOST_BYTES else None
+
+
+class Api:
+    """The API under the shipped environment and the agent's instrumentations, with two doors.
+
+    client: Flask's test client. http(raw) takes the bytes of one HTTP request through gunicorn's own parser,
+    gunicorn.conf.py included, as a worker would; returns (status, body).
+    """
+
+    def __init__(self, module, spans, sqs):
+        self.module, self.spans, self.sqs = module, spans, sqs
+        self.app = module.create_app()
+        self.client = self.app.test_client()
+
+    def post(self, body=b'{"customer_id":"TEST-001"}', path="/customers", **options):
+        """POST body (bytes, or anything JSON) as application/json; return Flask's answer."""
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.client.post(path, data=content, **{"content_type": "application/json", **options})
+
+    def http(self, raw, peer="192.0.2.1", **environment):
+        """Return (status, body) for the bytes of one request; raises gunicorn's ParseException for malformed HTTP."""
+        from gunicorn.http.parser import RequestParser
+        from gunicorn.http.wsgi import create
+
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            config = gunicorn_config()
+        request = next(RequestParser(config, iter([raw]), (peer, 50000)))
+        config.pre_request(None, request)
+        _, environ = create(request, None, (peer, 50000), ("127.0.0.1", 8000), config)
+        answered = []
+        body = b"".join(self.app(environ, lambda status, headers, exc_info=None: answered.append(status)))
+        return int(answered[0].split()[0]), body
+
+
+def gunicorn_config():
+    """Return gunicorn's configuration as it reads it from gunicorn.conf.py."""
+    from gunicorn.config import Config
+
+    config = Config()
+    for name, value in vars(load("onboarding-api/gunicorn.conf.py")).items():
+        if name in config.settings:
+            config.set(name, value)
+    return config
+
+
+def load(path):
+    """Import a file of the repository by its path: both programs are called app."""
+    name = re.sub(r"\W", "_", path)
+    spec = importlib.util.spec_from_file_location(name, shipped.ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def sqs():
+    """A fresh SQS, for what it would refuse."""
+    return Sqs()
+
+
+@pytest.fixture(scope="module")
+def loaded_api():
+    """The API, loaded once for each test module."""
+    environment = shipped.container_environment("onboarding-api", VARIABLES)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        # Imported here because they read their variables when they are imported.
+        from opentelemetry.instrumentation import _semconv
+        from opentelemetry.instrumentation.botocore import BotocoreInstrumentor
+        from opentelemetry.instrumentation.flask import FlaskInstrumentor
+
+        patch.setattr(_semconv._OpenTelemetrySemanticConventionStability, "_initialized", False)
+        spans, provider = Spans(), TracerProvider()
+        provider.add_span_processor(SimpleSpanProcessor(spans))
+        patch.setattr(trace, "_TRACER_PROVIDER", provider)
+        excluded = environment["OTEL_PYTHON_FLASK_EXCLUDED_URLS"]
+        FlaskInstrumentor().instrument(tracer_provider=provider, excluded_urls=excluded)
+        BotocoreInstrumentor().instrument(tracer_provider=provider)
+        sqs, real_client = Sqs(), boto3.client
+
+        def client(*args, **kwargs):
+            made = real_client(*args, **kwargs)
+            made.meta.events.register("before-send.sqs.SendMessage", sqs)
+            return made
+
+        patch.setattr(boto3, "client", client)
+        patch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda seconds: None))  # between two attempts
+        yield Api(load("onboarding-api/app.py"), spans, sqs)
+        BotocoreInstrumentor().uninstrument()
+        FlaskInstrumentor().uninstrument()
+
+
+@pytest.fixture
+def api(loaded_api):
+    """The API, with nothing sent and no span ended so far."""
+    loaded_api.sqs.__init__()
+    loaded_api.spans.clear()
+    return loaded_api
+
+
+@pytest.fixture(scope="module")
+def loaded_function():
+    """The Lambda, loaded once for each test module: its own provider, with an exporter in memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (shipped.lambda_environment(VARIABLES) | GIVEN_BY_LAMBDA).items():
+            patch.setenv(name, value)
+        patch.setattr(trace, "_TRACER_PROVIDER", None)
+        patch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", Once())
+        telemetry = load("onboarding-lambda/telemetry.py")
+        patch.setitem(sys.modules, "telemetry", telemetry)
+        spans = Spans()
+        telemetry.provider._active_span_processor._span_processors = (SimpleSpanProcessor(spans),)
+        yield SimpleNamespace(module=load("onboarding-lambda/app.py"), telemetry=telemetry, spans=spans)
+
+
+@pytest.fixture
+def function(loaded_function, monkeypatch):
+    """The Lambda, with no span ended so far; flushes lists the spans that had ended at each flush."""
+    loaded_function.spans.clear()
+    loaded_function.flushes = []
+
+    def flush(*_):
+        ended = [span.name for span in loaded_function.spans.get_finished_spans()]
+        loaded_function.flushes.append((ended, trace.get_current_span().get_span_context().is_valid))
+
+    monkeypatch.setattr(loaded_function.telemetry, "flush", flush)
+    context = SimpleNamespace(aws_request_id="invocation-1", get_remaining_time_in_millis=lambda: 15_000)
+    loaded_function.invoke = lambda event: loaded_function.module.handler(event, context)
+    return loaded_function

@@ -1,0 +1,300 @@
+"""The API's contract: what a request may be, what is answered, what is sent to SQS, which spans and lines it leaves."""
+
+import json
+import logging
+import re
+
+import pytest
+from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError
+from opentelemetry.trace import SpanKind, StatusCode
+
+LIMIT = 64 * 1024
+JSON = "application/json"
+
+
+def customer(fields=""):
+    return ('{"customer_id":"TEST-001"' + fields + "}").encode()
+
+
+def padded(size):
+    return customer() + b" " * (size - len(customer()))
+
+
+@pytest.mark.parametrize("path", ["/telemetry/smoke", "/customers"])
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        pytest.param(400, b"", id="empty body"),
+        pytest.param(400, b'{"customer_id":', id="malformed JSON"),
+        pytest.param(400, customer() + b"x", id="more than JSON"),
+        pytest.param(400, customer(",}"), id="trailing comma"),
+        pytest.param(400, b"\xef\xbb\xbf" + customer(), id="UTF-8 byte order mark"),
+        pytest.param(400, customer().decode().encode("utf-16"), id="UTF-16"),
+        pytest.param(400, customer(',"name":"\xff"').decode().encode("latin-1"), id="invalid UTF-8"),
+        pytest.param(400, customer(',"x":"a\nb"'), id="raw control character in a string"),
+        pytest.param(400, b"[" * 60_000, id="nested by the thousand"),
+        pytest.param(400, b'{"x":' * 10_000, id="objects nested by the thousand"),
+        pytest.param(400, customer(',"x":NaN'), id="NaN"),
+        pytest.param(400, customer(',"x":-Infinity'), id="-Infinity"),
+        pytest.param(400, customer(',"x":1e999'), id="1e999"),
+        pytest.param(400, customer(',"x":' + "9" * 5_000), id="integer of 5000 digits"),
+        pytest.param(400, b'["TEST-001"]', id="list"),
+        pytest.param(400, b'"TEST-001"', id="string"),
+        pytest.param(400, b"1", id="number"),
+        pytest.param(400, b"null", id="null"),
+        pytest.param(400, b"{}", id="no customer_id"),
+        pytest.param(400, b'{"customer_id":null}', id="customer_id null"),
+        pytest.param(400, b'{"customer_id":1}', id="customer_id a number"),
+        pytest.param(400, b'{"customer_id":["TEST-001"]}', id="customer_id a list"),
+        pytest.param(400, b'{"customer_id":""}', id="customer_id empty"),
+        pytest.param(400, b'{"customer_id":"' + b"a" * 65 + b'"}', id="customer_id of 65 characters"),
+        pytest.param(400, b'{"customer_id":"TEST 001"}', id="customer_id with a space"),
+        pytest.param(400, b'{"customer_id":"TEST-001\\n"}', id="customer_id with a line end"),
+        pytest.param(400, b'{"customer_id":"TEST\\u0000"}', id="customer_id with NUL"),
+        pytest.param(400, b'{"customer_id":"\\ud800"}', id="customer_id a lone surrogate"),
+        pytest.param(400, '{"customer_id":"é"}'.encode(), id="customer_id not ASCII"),
+        pytest.param(400, '{"customer_id":"٣"}'.encode(), id="customer_id a digit of another script"),
+        pytest.param(400, b'{"Customer_ID":"TEST-001"}', id="customer_id misspelt"),
+        pytest.param(413, padded(LIMIT + 1), id="a byte over 64 KiB"),
+        pytest.param(413, padded(LIMIT + 2), id="two bytes over 64 KiB"),
+        pytest.param(413, padded(4 * LIMIT), id="far over 64 KiB"),
+    ],
+)
+def test_a_wrong_body_gets_its_status_and_a_sentence_and_sends_nothing(api, path, status, body):
+    answer = api.post(body, path)
+    assert (answer.status_code, list(answer.json)) == (status, ["error"])
+    assert answer.json["error"].endswith(".")
+    assert answer.content_type == JSON
+    assert api.sqs.calls == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "method", "path", "headers"),
+    [
+        pytest.param(404, "POST", "/", {}, id="root"),
+        pytest.param(404, "POST", "/nowhere", {}, id="unknown route"),
+        pytest.param(404, "POST", "/customers/", {}, id="trailing slash"),
+        pytest.param(404, "POST", "/telemetry//smoke", {}, id="two slashes"),
+        pytest.param(404, "POST", "/Customers", {}, id="wrong case"),
+        pytest.param(404, "POST", "/customers%3f", {}, id="quoted question mark"),
+        pytest.param(404, "GET", "/%ff%00", {}, id="path that is no text"),
+        pytest.param(405, "GET", "/customers", {}, id="GET for POST"),
+        pytest.param(405, "PUT", "/telemetry/smoke", {}, id="PUT for POST"),
+        pytest.param(405, "POST", "/health", {}, id="POST for GET"),
+        pytest.param(405, "BREW", "/customers", {}, id="unknown method"),
+        pytest.param(400, "POST", "/customers", {"Connection": "Upgrade", "Upgrade": "websocket"}, id="websocket"),
+    ],
+)
+def test_a_request_that_goes_nowhere_gets_its_status_and_a_sentence(api, status, method, path, headers):
+    answer = api.client.open(path, method=method, data=customer(), content_type=JSON, headers=headers)
+    assert (answer.status_code, list(answer.json)) == (status, ["error"])
+    assert answer.json["error"].endswith(".")
+    assert answer.content_type == JSON
+    assert api.sqs.calls == 0
+
+
+def test_a_wrong_method_is_told_the_right_one(api):
+    assert "POST" in api.client.get("/customers").headers["Allow"]
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [None, "", "text/plain", "application/x-www-form-urlencoded", "application/jsonp", "application/problem+json", ";"],
+)
+def test_another_content_type_gets_415(api, content_type):
+    answer = api.post(content_type=content_type)
+    assert (answer.status_code, list(answer.json)) == (415, ["error"])
+
+
+@pytest.mark.parametrize("content_type", [JSON, "Application/JSON", "application/json; charset=utf-8"])
+def test_json_is_accepted_in_every_spelling_of_its_content_type(api, content_type):
+    assert api.post(content_type=content_type).status_code == 202
+
+
+@pytest.mark.parametrize(("path", "source"), [("/telemetry/smoke", "smoke"), ("/customers", "customers")])
+def test_an_accepted_request_is_answered_and_sent_as_the_contract_says(api, path, source):
+    answer = api.post({"customer_id": "TEST-001", "plan": {"name": "gold"}, "seats": [1, 2.5, None, True]}, path)
+    assert answer.status_code == 202
+    assert set(answer.json) == {"status", "customer_id", "request_id", "message_id", "trace_id"}
+    assert (answer.json["status"], answer.json["customer_id"]) == ("queued", "TEST-001")
+    (message,) = api.sqs.messages
+    assert set(message) == {"QueueUrl", "MessageBody", "MessageAttributes"}
+    assert json.loads(message["MessageBody"]) == {
+        "customer_id": "TEST-001",
+        "plan": {"name": "gold"},
+        "seats": [1, 2.5, None, True],
+        "request_id": answer.json["request_id"],
+        "source": source,
+    }
+
+
+def test_request_id_and_source_of_the_client_are_overwritten(api):
+    answer = api.post({"customer_id": "TEST-001", "request_id": "theirs", "source": "theirs"})
+    sent = json.loads(api.sqs.messages[0]["MessageBody"])
+    assert (sent["request_id"], sent["source"]) == (answer.json["request_id"], "customers")
+    assert answer.json["request_id"] != "theirs"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(customer(',"x":"\\u0000\\u0001\\u001f\\u007f\\ufffe\\uffff"'), id="control characters"),
+        pytest.param(customer(',"x":"\\ud800","\\udc00":1'), id="lone surrogates"),
+        pytest.param(customer(',"x":"\x7f\ufffe\U0010ffff"'), id="raw characters SQS refuses"),
+        pytest.param(customer(',"x":' + "9" * 4_300), id="integer of 4300 digits"),
+        pytest.param(customer(',"x":1e308,"y":-0.0,"z":5e-324'), id="extreme floats"),
+        pytest.param(customer(',"":{"":[]}'), id="empty names"),
+        pytest.param(b" \n\t" + customer() + b"\r\n", id="white space around"),
+        pytest.param(b'{"customer_id":"' + b"a" * 64 + b'"}', id="customer_id of 64 characters"),
+        pytest.param(b'{"customer_id":"_"}', id="customer_id of one character"),
+        pytest.param(padded(LIMIT), id="exactly 64 KiB"),
+        pytest.param(customer(',"x":"' + "\x7f" * (LIMIT - 40) + '"'), id="64 KiB of DEL"),
+        pytest.param(customer(',"x":"' + "é" * (LIMIT // 2 - 20) + '"'), id="64 KiB of escaped letters"),
+        pytest.param(customer(',"x":[' + ",".join(["9e15"] * (LIMIT // 5 - 10)) + "]"), id="64 KiB of longer numbers"),
+    ],
+)
+def test_every_field_that_is_json_travels_within_the_limits_of_sqs(api, body):
+    assert api.post(body).status_code == 202
+    sent = json.loads(api.sqs.messages[0]["MessageBody"])
+    ours = {"request_id": sent.pop("request_id"), "source": sent.pop("source")}
+    assert sent == json.loads(body)
+    assert ours["source"] == "customers"
+
+
+def test_the_last_of_two_equal_keys_counts(api):
+    answer = api.post(b'{"customer_id":"first","customer_id":"last"}')
+    assert (answer.status_code, answer.json["customer_id"]) == (202, "last")
+
+
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"":', "}")], ids=["lists", "objects"])
+def test_brackets_nested_about_as_deep_as_the_interpreter_allows_are_never_our_error(api, opening, closing):
+    def status(depth):
+        return api.post(customer(f',"x":{opening * depth}1{closing * depth}')).status_code
+
+    accepted, refused = 1, 13_000
+    while refused - accepted > 1:
+        middle = (accepted + refused) // 2
+        accepted, refused = (middle, refused) if status(middle) == 202 else (accepted, middle)
+    assert {status(depth) for depth in range(accepted - 50, accepted + 50)} <= {202, 400}
+
+
+@pytest.mark.parametrize(
+    "fail",
+    [
+        pytest.param(lambda request: ConnectTimeoutError(endpoint_url=request.url), id="connect timeout"),
+        pytest.param(lambda request: ReadTimeoutError(endpoint_url=request.url), id="read timeout"),
+        pytest.param(lambda request: EndpointConnectionError(endpoint_url=request.url), id="refused"),
+        pytest.param(lambda request: NoCredentialsError(), id="no credentials"),
+        pytest.param(lambda request: (400, {"__type": "com.amazonaws.sqs#QueueDoesNotExist"}), id="no such queue"),
+        pytest.param(lambda request: (403, {"__type": "AccessDenied", "message": "no"}), id="access denied"),
+        pytest.param(lambda request: (400, {"__type": "ThrottlingException"}), id="throttled"),
+        pytest.param(lambda request: (500, {}), id="internal error"),
+        pytest.param(lambda request: (503, {}), id="unavailable"),
+        pytest.param(lambda request: (200, {}), id="no MessageId"),
+        pytest.param(lambda request: (200, {"MessageId": None}), id="MessageId null"),
+        pytest.param(lambda request: (200, {"MessageId": ""}), id="MessageId empty"),
+    ],
+)
+def test_an_sqs_that_fails_is_a_503_to_try_again_and_an_error_on_the_producer(api, caplog, fail):
+    def failure(request):
+        outcome = fail(request)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return api.sqs.response(*outcome)
+
+    api.sqs.fail = failure
+    answer = api.post()
+    assert (answer.status_code, list(answer.json), answer.headers["Retry-After"]) == (503, ["error"], "5")
+    assert answer.json["error"].endswith(".")
+    producer = api.spans.one("sqs.send")
+    assert producer.status.status_code is StatusCode.ERROR
+    assert [event.name for event in producer.events] == ["exception"]
+    assert "messaging.message.id" not in producer.attributes
+    assert api.spans.one("POST /customers").status.status_code is StatusCode.ERROR
+    assert [r.levelname for r in caplog.records if r.name == "onboarding-api"] == ["ERROR"]
+
+
+def test_an_sqs_that_is_slow_is_tried_twice_and_costs_seconds_not_minutes(api):
+    def never_answers(request):
+        raise ReadTimeoutError(endpoint_url=request.url)
+
+    api.sqs.fail = never_answers
+    assert api.post().status_code == 503
+    config = api.module.SQS_CONFIG
+    assert api.sqs.calls == 2
+    assert api.sqs.calls * (config.connect_timeout + config.read_timeout) <= 6
+
+
+def test_an_error_that_passes_costs_a_retry_and_not_the_request(api):
+    answers = iter([api.sqs.response(500, {}), None])
+    api.sqs.fail = lambda request: next(answers)
+    assert api.post().status_code == 202
+    assert (api.sqs.calls, len(api.sqs.messages)) == (2, 1)
+
+
+def test_the_trace_context_is_injected_inside_the_producer_span(api):
+    answer = api.post()
+    server, producer, client = (api.spans.one(name) for name in ("POST /customers", "sqs.send", "SQS.SendMessage"))
+    traceparent = api.sqs.messages[0]["MessageAttributes"]["traceparent"]["StringValue"]
+    version, trace_id, span_id, flags = traceparent.split("-")
+    assert (version, int(trace_id, 16), int(span_id, 16)) == ("00", producer.context.trace_id, producer.context.span_id)
+    assert int(flags, 16) & 1
+    assert answer.json["trace_id"] == trace_id
+    assert (server.kind, producer.kind, client.kind) == (SpanKind.SERVER, SpanKind.PRODUCER, SpanKind.CLIENT)
+    assert producer.parent.span_id == server.context.span_id
+    assert client.parent.span_id == producer.context.span_id
+
+
+def test_the_producer_span_says_what_was_sent_where(api):
+    answer = api.post()
+    assert dict(api.spans.one("sqs.send").attributes) == {
+        "messaging.system": "aws.sqs",
+        "messaging.destination.name": "cal-onboarding-queue",
+        "messaging.operation.name": "send",
+        "messaging.operation.type": "send",
+        "messaging.message.id": answer.json["message_id"],
+    }
+
+
+def test_only_a_context_that_is_not_empty_is_sent_and_in_lower_case(api):
+    api.post()
+    assert list(api.sqs.messages[0]["MessageAttributes"]) == ["traceparent"]
+
+
+def test_tracestate_and_baggage_are_sent_when_there_are_any(api):
+    api.post(
+        headers={
+            "Traceparent": "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01",
+            "Tracestate": "vendor=value",
+            "Baggage": "plan=gold",
+        }
+    )
+    values = {name: item["StringValue"] for name, item in api.sqs.messages[0]["MessageAttributes"].items()}
+    assert values.pop("traceparent").startswith("00-0123456789abcdef0123456789abcdef-")
+    assert values == {"tracestate": "vendor=value", "baggage": "plan=gold"}
+
+
+def test_an_accepted_request_leaves_one_line_with_its_trace_and_message(api, caplog):
+    caplog.set_level(logging.INFO)
+    answer = api.post({"customer_id": "TEST-001", "x": "\n\x1b[31m"}).json
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "onboarding-api"]
+    assert line == f"PRODUCER trace_id={answer['trace_id']} message_id={answer['message_id']}"
+    assert re.fullmatch("[0-9a-f]{32}", answer["trace_id"])
+
+
+def test_nothing_of_the_customer_is_on_a_span(api):
+    api.post({"customer_id": "TEST-secret", "email": "someone@secret.example"})
+    assert "secret" not in "".join(span.to_json() for span in api.spans.get_finished_spans())
+
+
+def test_health_is_answered_and_not_traced(api):
+    answer = api.client.get("/health")
+    assert (answer.status_code, answer.json) == (200, {"status": "ok"})
+    assert not api.spans.get_finished_spans()
+
+
+@pytest.mark.parametrize("name", ["QUEUE_URL", "AWS_REGION"])
+def test_a_missing_variable_stops_the_start_with_its_name(api, monkeypatch, name):
+    monkeypatch.delenv(name)
+    with pytest.raises(KeyError, match=name):
+        api.module.create_app()
