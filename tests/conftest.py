@@ -222,15 +222,17 @@ def loaded_function():
 
 @pytest.fixture
 def function(loaded_function, monkeypatch):
-    """The Lambda, with no span ended so far; flushes lists the spans that had ended at each flush."""
+    """The Lambda, with no span ended so far; flushes: what had ended, if a span was current, and the context given."""
     loaded_function.spans.clear()
     loaded_function.flushes = []
 
-    def flush(*_):
+    def flush(context=None):
         ended = [span.name for span in loaded_function.spans.get_finished_spans()]
-        loaded_function.flushes.append((ended, trace.get_current_span().get_span_context().is_valid))
+        loaded_function.flushes.append((ended, trace.get_current_span().get_span_context().is_valid, context))
 
     monkeypatch.setattr(loaded_function.telemetry, "flush", flush)
-    context = SimpleNamespace(aws_request_id="invocation-1", get_remaining_time_in_millis=lambda: 15_000)
-    loaded_function.invoke = lambda event: loaded_function.module.handler(event, context)
+    loaded_function.context = SimpleNamespace(
+        aws_request_id="invocation-1", get_remaining_time_in_millis=lambda: 15_000
+    )
+    loaded_function.invoke = lambda event: loaded_function.module.handler(event, loaded_function.context)
     return loaded_function

@@ -1,4 +1,4 @@
-"""The API behind gunicorn's own request parser and gunicorn.conf.py: what a hostile client can do to it and to traces."""
+"""The API behind gunicorn's own request parser and gunicorn.conf.py: what a hostile client can do to it."""
 
 import pytest
 from gunicorn.http.errors import ParseException

@@ -1,0 +1,258 @@
+"""The Lambda's handler: which records fail, which spans and log lines each leaves, and when it flushes."""
+
+import json
+import logging
+import subprocess
+import sys
+
+import pytest
+from opentelemetry.trace import SpanKind, StatusCode
+
+import shipped
+
+ARN = "arn:aws:sqs:us-east-1:000000000000:cal-onboarding-queue"
+GOOD = {"customer_id": "TEST-001", "request_id": "request-1", "source": "smoke"}
+
+
+def traceparent(number):
+    return f"00-{number:032x}-{number:016x}-01"
+
+
+def record(number, body=GOOD, **fields):
+    """Return one record of an SQS event, sent by producer number; a field that is None is left out."""
+    complete = {
+        "messageId": f"message-{number}",
+        "receiptHandle": "handle",
+        "body": body if isinstance(body, str | None) else json.dumps(body),
+        "attributes": {"ApproximateReceiveCount": "1"},
+        "messageAttributes": {"traceparent": {"stringValue": traceparent(number), "dataType": "String"}},
+        "eventSource": "aws:sqs",
+        "eventSourceARN": ARN,
+        **fields,
+    }
+    return {name: value for name, value in complete.items() if value is not None}
+
+
+def failures(*numbers):
+    return {"batchItemFailures": [{"itemIdentifier": f"message-{number}"} for number in numbers]}
+
+
+def by_message(function):
+    return {span.attributes["messaging.message.id"]: span for span in function.spans.named("sqs.process")}
+
+
+def links(span):
+    return [(link.context.trace_id, link.context.span_id) for link in span.links]
+
+
+BAD = [
+    pytest.param({"body": ""}, id="empty body"),
+    pytest.param({"body": None}, id="no body"),
+    pytest.param({"body": "{"}, id="malformed JSON"),
+    pytest.param({"body": "[" * 100_000}, id="nested by the thousand"),
+    pytest.param({"body": "9" * 5_000}, id="integer of 5000 digits"),
+    pytest.param({"body": "null"}, id="null"),
+    pytest.param({"body": "1"}, id="number"),
+    pytest.param({"body": '"TEST-001"'}, id="string"),
+    pytest.param({"body": [GOOD]}, id="list"),
+    pytest.param({"body": {}}, id="no fields"),
+    pytest.param({"body": {"customer_id": "TEST-001"}}, id="no request_id"),
+    pytest.param({"body": {"request_id": "request-1"}}, id="no customer_id"),
+    pytest.param({"body": GOOD | {"customer_id": None}}, id="customer_id null"),
+    pytest.param({"body": GOOD | {"customer_id": 1}}, id="customer_id a number"),
+    pytest.param({"body": GOOD | {"customer_id": ["TEST-001"]}}, id="customer_id a list"),
+    pytest.param({"body": GOOD | {"customer_id": ""}}, id="customer_id empty"),
+    pytest.param({"body": GOOD | {"customer_id": "a" * 65}}, id="customer_id of 65 characters"),
+    pytest.param({"body": GOOD | {"customer_id": "TEST\nforged"}}, id="customer_id of two lines"),
+    pytest.param({"body": GOOD | {"customer_id": "TEST\n"}}, id="customer_id with a line end"),
+    pytest.param({"body": GOOD | {"request_id": "\x1b[31m"}}, id="request_id with control characters"),
+    pytest.param({"body": GOOD | {"request_id": "\ud800"}}, id="request_id a lone surrogate"),
+    pytest.param({"body": GOOD | {"request_id": 1}}, id="request_id a number"),
+]
+
+
+@pytest.mark.parametrize("fields", BAD)
+def test_a_bad_record_fails_alone_with_its_exception_on_its_span(function, caplog, fields):
+    caplog.set_level(logging.INFO)
+    answer = function.invoke({"Records": [record(1), record(2, **fields), record(3)]})
+    assert answer == failures(2)
+    spans = by_message(function)
+    statuses = {message_id: span.status.status_code for message_id, span in spans.items()}
+    unset = StatusCode.UNSET
+    assert statuses == {"message-1": unset, "message-2": StatusCode.ERROR, "message-3": unset}
+    (event,) = spans["message-2"].events
+    assert event.name == "exception"
+    assert event.attributes["exception.type"]
+    assert [line for line in caplog.messages if line.startswith("failed message_id=message-2: ")]
+    assert all(line.isprintable() for line in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"eventSourceARN": None}, {"eventSourceARN": 1}, {"attributes": None}, {"messageAttributes": None}]
+)
+def test_a_record_that_lacks_what_sqs_always_sends_fails_alone_or_not_at_all(function, fields):
+    answer = function.invoke({"Records": [record(1), record(2, **fields), record(3)]})
+    assert answer in (failures(), failures(2))
+    assert len(function.spans.named("sqs.process")) == 3
+
+
+def test_every_kind_of_exception_is_the_records_own(function, monkeypatch):
+    errors = iter([RecursionError(), MemoryError(), UnicodeError("\ud800"), OSError(5, "\x1b"), AssertionError()])
+
+    def process(message):
+        raise next(errors)
+
+    monkeypatch.setattr(function.module, "process", process)
+    assert function.invoke({"Records": [record(n) for n in range(1, 6)]}) == failures(1, 2, 3, 4, 5)
+    assert {span.status.status_code for span in function.spans.named("sqs.process")} == {StatusCode.ERROR}
+
+
+def test_good_records_are_processed_and_none_is_reported(function):
+    assert function.invoke({"Records": [record(1), record(2)]}) == failures()
+    assert [span.status.status_code for span in function.spans.get_finished_spans()] == [StatusCode.UNSET] * 3
+
+
+def test_each_record_is_a_child_of_its_own_producer_and_linked_to_the_batch_and_back(function):
+    function.invoke({"Records": [record(1), record(2), record(3)]})
+    batch = function.spans.one("sqs.batch")
+    for number, span in enumerate(function.spans.named("sqs.process"), start=1):
+        assert (span.context.trace_id, span.parent.span_id, span.kind) == (number, number, SpanKind.CONSUMER)
+        assert links(span) == [(batch.context.trace_id, batch.context.span_id)]
+    assert links(batch) == [(1, 1), (2, 2), (3, 3)]
+
+
+@pytest.mark.parametrize("attributes", [None, {}, {"traceparent": {"stringValue": "nonsense"}}, {"traceparent": 1}, []])
+def test_a_record_without_a_context_starts_a_trace_of_its_own(function, attributes):
+    first, middle, last = record(1), record(2, messageAttributes=attributes), record(3)
+    assert function.invoke({"Records": [first, middle, last]}) == failures()
+    batch, orphan = function.spans.one("sqs.batch"), by_message(function)["message-2"]
+    assert orphan.parent is None
+    assert orphan.context.trace_id not in {1, 3, batch.context.trace_id}
+    assert links(orphan) == [(batch.context.trace_id, batch.context.span_id)]
+    assert links(batch) == [(1, 1), (3, 3)]
+
+
+def test_a_span_around_the_invocation_is_nobodys_parent(function):
+    with function.module.tracer.start_as_current_span("around") as around:
+        function.invoke({"Records": [record(1, messageAttributes=None)]})
+    traces = {function.spans.one(name).context.trace_id for name in ("sqs.batch", "sqs.process")}
+    assert len(traces) == 2
+    assert around.get_span_context().trace_id not in traces
+
+
+def test_the_batch_is_a_root_of_kind_server_that_describes_the_invocation(function):
+    function.invoke({"Records": [record(1), record(2)]})
+    batch = function.spans.one("sqs.batch")
+    assert (batch.parent, batch.kind) == (None, SpanKind.SERVER)
+    attributes = dict(batch.attributes)
+    assert isinstance(attributes.pop("faas.coldstart"), bool)
+    assert attributes == {
+        "faas.invocation_id": "invocation-1",
+        "faas.trigger": "pubsub",
+        "messaging.batch.message_count": 2,
+    }
+
+
+def test_the_process_span_says_what_was_received_from_where(function):
+    function.invoke({"Records": [record(1)]})
+    expected = {
+        "messaging.system": "aws.sqs",
+        "messaging.destination.name": "cal-onboarding-queue",
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.message.id": "message-1",
+        "faas.invocation_id": "invocation-1",
+    }
+    assert expected.items() <= dict(function.spans.one("sqs.process").attributes).items()
+
+
+def test_a_batch_with_failures_is_an_error_that_counts_them(function):
+    records = [record(1), record(2, "{"), record(3), record(4, None), record(5)]
+    assert function.invoke({"Records": records}) == failures(2, 4)
+    status = function.spans.one("sqs.batch").status
+    assert (status.status_code, status.description) == (StatusCode.ERROR, "2 of 5 records failed")
+
+
+def test_a_link_for_every_producer_of_the_largest_batch_is_kept(function):
+    function.invoke({"Records": [record(n) for n in range(1, 1_001)]})
+    assert len(function.spans.one("sqs.batch").links) == 1_000
+
+
+def test_no_records_is_no_failure(function):
+    assert function.invoke({"Records": []}) == failures()
+    assert function.spans.one("sqs.batch").attributes["messaging.batch.message_count"] == 0
+
+
+@pytest.mark.parametrize(
+    ("event", "ended"),
+    [
+        pytest.param({"Records": [record(1), record(2)]}, 3, id="good records"),
+        pytest.param({"Records": [record(1), record(2, "{")]}, 3, id="a bad record"),
+        pytest.param({"Records": []}, 1, id="no records"),
+    ],
+)
+def test_it_flushes_once_after_all_spans_have_ended(function, event, ended):
+    function.invoke(event)
+    ((names, inside_a_span, bounded_by),) = function.flushes
+    assert (len(names), names[-1], inside_a_span) == (ended, "sqs.batch", False)
+    assert bounded_by is function.context
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        pytest.param({}, id="no Records"),
+        pytest.param(None, id="null"),
+        pytest.param([], id="list"),
+        pytest.param("event", id="string"),
+        pytest.param({"Records": None}, id="Records null"),
+        pytest.param({"Records": 1}, id="Records a number"),
+        pytest.param({"Records": [None]}, id="record null"),
+        pytest.param({"Records": ["record"]}, id="record a string"),
+        pytest.param({"Records": [record(1), record(2, "{", messageId=None)]}, id="a failure without messageId"),
+    ],
+)
+def test_an_event_that_is_none_of_sqs_fails_as_a_whole_and_is_flushed_all_the_same(function, event):
+    with pytest.raises((KeyError, TypeError, AttributeError)):
+        function.invoke(event)
+    ((names, inside_a_span, _),) = function.flushes
+    assert (names[-1], inside_a_span) == ("sqs.batch", False)
+    batch = function.spans.one("sqs.batch")
+    assert (batch.status.status_code, [e.name for e in batch.events]) == (StatusCode.ERROR, ["exception"])
+
+
+def test_it_flushes_when_the_runtime_stops_the_record(function, monkeypatch):
+    def process(message):
+        raise SystemExit(1)
+
+    monkeypatch.setattr(function.module, "process", process)
+    with pytest.raises(SystemExit):
+        function.invoke({"Records": [record(1)]})
+    assert function.flushes == [(["sqs.process", "sqs.batch"], False, function.context)]
+
+
+def test_an_onboarded_record_leaves_its_two_lines(function, caplog):
+    caplog.set_level(logging.INFO)
+    function.invoke({"Records": [record(7)]})
+    assert caplog.messages == [
+        f"extracted traceparent {traceparent(7)}",
+        "onboarded customer_id=TEST-001 request_id=request-1 message_id=message-7",
+    ]
+
+
+def test_other_fields_reach_neither_log_nor_span(function, caplog):
+    caplog.set_level(logging.INFO)
+    function.invoke({"Records": [record(1, GOOD | {"email": "secret\n\x1b"}), record(2, '{"email":"secret')]})
+    assert "secret" not in caplog.text + "".join(span.to_json() for span in function.spans.get_finished_spans())
+
+
+def test_the_function_never_imports_boto3(loaded_function):
+    program = "import app, sys; print(*sorted(m for m in sys.modules if m.split('.')[0] in ('boto3', 'botocore')))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=shipped.ROOT / "onboarding-lambda",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == []
