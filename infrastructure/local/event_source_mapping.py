@@ -107,15 +107,17 @@ def failed_ids(answer, message_ids):
     everything = set(message_ids)
     try:
         response = json.loads(answer) if answer.strip() else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return everything  # not JSON: also the emulator's "Task timed out after 15.00 seconds"
     if not isinstance(response, dict):
         return set() if response is None else everything
     if "errorType" in response:
         return everything
     failures = response.get("batchItemFailures") or []
-    identifiers = [item.get("itemIdentifier") if isinstance(item, dict) else None for item in failures]
-    return set(identifiers) if everything.issuperset(identifiers) else everything
+    if not (isinstance(failures, list) and all(isinstance(item, dict) for item in failures)):
+        return everything
+    identifiers = [item.get("itemIdentifier") for item in failures]
+    return set(identifiers) if all(identifier in message_ids for identifier in identifiers) else everything
 
 
 def _invoke(url, event):

@@ -1,0 +1,92 @@
+"""The stand-in for Lambda's event source mapping reads an answer as Lambda does, and the reader fills in what is set.
+
+The rules: https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html
+"""
+
+import json
+import string
+
+import pytest
+
+import shipped
+from event_source_mapping import failed_ids
+
+BATCH = ["a", "b", "c"]
+ALL = set(BATCH)
+
+
+def failures(*identifiers):
+    return {"batchItemFailures": [{"itemIdentifier": identifier} for identifier in identifiers]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "failed"),
+    [
+        pytest.param(b"", set(), id="empty answer"),
+        pytest.param(b" \n", set(), id="white space"),
+        pytest.param(b"null", set(), id="null"),
+        pytest.param({}, set(), id="empty object"),
+        pytest.param({"statusCode": 200}, set(), id="object without batchItemFailures"),
+        pytest.param({"batchItemFailures": []}, set(), id="empty list"),
+        pytest.param({"batchItemFailures": None}, set(), id="null list"),
+        pytest.param(failures("b"), {"b"}, id="one record"),
+        pytest.param(failures("b", "b"), {"b"}, id="one record twice"),
+        pytest.param(failures("a", "b", "c"), ALL, id="every record"),
+        pytest.param(failures("b", "unknown"), ALL, id="unknown identifier"),
+        pytest.param(failures(""), ALL, id="empty identifier"),
+        pytest.param(failures(None), ALL, id="null identifier"),
+        pytest.param(failures(1), ALL, id="identifier a number"),
+        pytest.param(failures(["b"]), ALL, id="identifier a list"),
+        pytest.param({"batchItemFailures": [{"ItemIdentifier": "b"}]}, ALL, id="wrong key"),
+        pytest.param({"batchItemFailures": [{}]}, ALL, id="no key"),
+        pytest.param({"batchItemFailures": ["b"]}, ALL, id="identifiers without objects"),
+        pytest.param({"batchItemFailures": [None]}, ALL, id="null item"),
+        pytest.param({"batchItemFailures": "b"}, ALL, id="string for the list"),
+        pytest.param({"batchItemFailures": {"itemIdentifier": "b"}}, ALL, id="object for the list"),
+        pytest.param({"batchItemFailures": 1}, ALL, id="number for the list"),
+        pytest.param(b"{", ALL, id="malformed JSON"),
+        pytest.param(b"\xff", ALL, id="no text"),
+        pytest.param(b"[" * 100_000, ALL, id="nested by the thousand"),
+        pytest.param(b"Task timed out after 15.00 seconds", ALL, id="timeout as the emulator says it"),
+        pytest.param({"errorType": "KeyError", "errorMessage": "'Records'"}, ALL, id="error of the function"),
+        pytest.param({"errorType": "Runtime.ExitError"}, ALL, id="exit of the runtime"),
+    ],
+)
+def test_an_answer_fails_the_records_the_documentation_says(answer, failed):
+    assert failed_ids(answer if isinstance(answer, bytes) else json.dumps(answer).encode(), BATCH) == failed
+
+
+@pytest.mark.parametrize("answer", [b'"done"', b'""', b"[]", b"0", b"1", b"false", b"true"])
+def test_an_answer_the_documentation_does_not_speak_of_deletes_nothing(answer):
+    assert failed_ids(answer, BATCH) == ALL
+
+
+def test_every_name_is_filled_in_at_every_depth():
+    template = {"a": ["${X}-${Y}", {"b": "${X}"}], "n": 1, "yes": True, "nothing": None, "plain": "x"}
+    assert shipped.render(template, {"X": "1", "Y": "2"}) == {
+        "a": ["1-2", {"b": "1"}],
+        "n": 1,
+        "yes": True,
+        "nothing": None,
+        "plain": "x",
+    }
+
+
+@pytest.mark.parametrize(
+    "variables", [{}, {"NAME": ""}, {"NAME": None}, {"name": "x"}], ids=["unset", "empty", "none", "case"]
+)
+@pytest.mark.parametrize("template", ["${NAME}", "x-${NAME}-y", ["${NAME}"], {"a": {"b": ["${NAME}"]}}])
+def test_a_name_without_a_value_is_an_error_that_says_it(template, variables):
+    with pytest.raises(ValueError, match="NAME"):
+        shipped.render(template, variables)
+
+
+def test_a_value_is_not_rendered_again():
+    assert shipped.render("${X}", {"X": "${Y}"}) == "${Y}"
+
+
+@pytest.mark.parametrize("path", sorted((shipped.ROOT / "infrastructure").glob("*.json")), ids=lambda path: path.name)
+def test_nothing_but_a_placeholder_contains_a_dollar_sign(path):
+    text = path.read_text()
+    json.loads(text)
+    assert all(match["braced"] for match in string.Template.pattern.finditer(text))
