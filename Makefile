@@ -24,11 +24,11 @@ lint: .venv/installed ## check style
 	.venv/bin/ruff format --check .
 	.venv/bin/shellcheck generate-sustained-traffic.sh infrastructure/local/install.sh otel/entrypoint.sh .ci/run
 
-lock: ## resolve the dependencies anew (needs uv)
-	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+lock: .venv/installed ## resolve the dependencies anew
+	@.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  --group api --group lambda --group dev --output-file requirements.lock pyproject.toml
 	for part in api lambda; do
-	  uv pip compile --quiet --python-platform linux --python-version 3.13 --generate-hashes --no-header --no-annotate \
+	  .venv/bin/uv pip compile --quiet --python-platform linux --python-version 3.13 --generate-hashes --no-header --no-annotate \
 	    --group $$part --constraints requirements.lock --output-file onboarding-$$part/requirements.txt pyproject.toml
 	done
 
