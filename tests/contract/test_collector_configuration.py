@@ -1,0 +1,117 @@
+"""The Collector's configuration, what the local overlay changes of it, and the spans it makes metrics of."""
+
+import re
+
+import pytest
+import yaml
+
+import shipped
+
+SHIPPED = yaml.safe_load((shipped.ROOT / "otel/coralogix-collector.yaml").read_text())
+OVERLAYS = sorted((shipped.ROOT / "infrastructure/local").glob("*overlay*.yaml"))
+STANDARD, COMPACT = SHIPPED["connectors"]["span_metrics"], SHIPPED["connectors"]["span_metrics/compact"]
+MILLISECONDS = [2, 4, 6, 8, 10, 50, 100, 200, 400, 800, 1000, 1400, 2000, 5000, 10_000, 15_000]
+# What one machine may change. Whatever else differs would be tested here and shipped otherwise.
+MAY_CHANGE = {
+    "address": r"exporters\.[^.]+\.endpoint|extensions\.health_check\.endpoint|receivers\..*\.endpoint",
+    "port": r"service\.telemetry\.metrics\.readers",
+    "CA": r"exporters\.[^.]+\.tls\.(ca_file|server_name_override)",
+    "waiting time": r".*\.(metrics_flush_interval|flush_timeout|initial_interval|max_interval|check_interval)",
+    "pipeline": r"service\.pipelines\.(traces|metrics)\.exporters",
+}
+
+
+def leaves(tree, path=""):
+    """Return {dotted path: value} of a configuration."""
+    if not isinstance(tree, dict):
+        return {path: tree}
+    return {key: value for name in tree for key, value in leaves(tree[name], f"{path}.{name}".lstrip(".")).items()}
+
+
+def milliseconds(duration):
+    number, unit = re.fullmatch(r"(\d+)(ms|s)", duration).groups()
+    return int(number) * {"ms": 1, "s": 1000}[unit]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.name)
+def test_the_overlay_changes_only_addresses_ports_the_ca_and_waiting_times(overlay):
+    tree = yaml.safe_load(overlay.read_text())
+    additions = set(tree.get("exporters", {})) - set(SHIPPED["exporters"])
+    changes = [path for path in leaves(tree) if path.split(".")[:2] not in [["exporters", name] for name in additions]]
+    assert [path for path in changes if not any(re.fullmatch(p, path) for p in MAY_CHANGE.values())] == []
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.name)
+def test_a_pipeline_the_overlay_restates_has_the_shipped_exporters_and_additions_only(overlay):
+    tree = yaml.safe_load(overlay.read_text())
+    for name, pipeline in tree.get("service", {}).get("pipelines", {}).items():
+        exporters = SHIPPED["service"]["pipelines"][name]["exporters"]
+        assert pipeline["exporters"][: len(exporters)] == exporters
+        assert set(pipeline["exporters"][len(exporters) :]) <= set(tree["exporters"]) - set(SHIPPED["exporters"])
+
+
+def test_there_is_an_overlay():
+    assert [path.name for path in OVERLAYS][:1] == ["collector-overlay.yaml"]
+
+
+@pytest.mark.parametrize("connector", [STANDARD, COMPACT], ids=["standard", "compact"])
+def test_buckets_unit_and_interval_are_what_coralogix_reads(connector):
+    assert [milliseconds(bucket) for bucket in connector["histogram"]["explicit"]["buckets"]] == MILLISECONDS
+    assert connector["histogram"]["unit"] == "ms"
+    assert connector["metrics_flush_interval"] == "15s"
+
+
+def test_the_names_of_the_metrics_are_what_coralogix_reads():
+    assert (STANDARD["namespace"], COMPACT["namespace"]) == ("", "compact")
+
+
+def test_both_connectors_agree_but_for_names_and_dimensions():
+    differing = {"namespace", "dimensions", "exclude_dimensions"}
+    assert {k: v for k, v in STANDARD.items() if k not in differing} == {
+        k: v for k, v in COMPACT.items() if k not in differing
+    }
+    assert (STANDARD["exclude_dimensions"], COMPACT["exclude_dimensions"]) == ([], ["span.name"])
+    assert "dimensions" not in COMPACT
+
+
+def test_the_dimensions_are_the_documented_ones():
+    assert [dimension["name"] for dimension in STANDARD["dimensions"]] == ["http.method", "http.status_code"]
+
+
+def test_every_dimension_is_an_attribute_of_the_apis_server_span(api):
+    api.post()
+    attributes = api.spans.one("POST /customers").attributes
+    assert {name: attributes.get(name) for name in ("http.method", "http.status_code")} == {
+        "http.method": "POST",
+        "http.status_code": 202,
+    }
+    assert {dimension["name"] for dimension in STANDARD["dimensions"]} <= set(attributes)
+
+
+def test_every_key_of_the_metrics_resource_is_set_by_both_programs(api, function):
+    api.post()
+    keys = set(STANDARD["resource_metrics_key_attributes"])
+    assert keys <= set(api.spans.one("sqs.send").resource.attributes)
+    assert keys <= set(function.telemetry.provider.resource.attributes)
+    assert "service.instance.id" not in keys
+
+
+def test_every_span_passes_both_connectors_before_anything_could_sample_it():
+    pipelines = SHIPPED["service"]["pipelines"]
+    assert pipelines["traces"]["exporters"][:2] == ["span_metrics", "span_metrics/compact"]
+    assert pipelines["metrics"]["receivers"] == ["span_metrics", "span_metrics/compact"]
+    assert pipelines["traces"]["processors"] == ["memory_limiter"]
+
+
+def test_every_component_that_is_configured_is_used():
+    pipelines, extensions = SHIPPED["service"]["pipelines"].values(), SHIPPED["service"]["extensions"]
+    used = {name for pipeline in pipelines for part in pipeline.values() for name in part} | set(extensions)
+    configured = {name for part in SHIPPED if part != "service" for name in SHIPPED[part]}
+    assert configured == used
+
+
+def test_the_collector_has_one_version():
+    files = {name: (shipped.ROOT / name).read_text() for name in ("otel/builder.yaml", "otel/Dockerfile", "Makefile")}
+    (version,) = set(re.findall(r"^ +- gomod: .*(?<!provider) (v0\S+)$", files["otel/builder.yaml"], re.MULTILINE))
+    assert re.findall(r"cmd/builder@(v[\d.]+)", files["otel/builder.yaml"] + files["otel/Dockerfile"]) == [version] * 2
+    assert version in files["Makefile"] + (shipped.ROOT / "infrastructure/local/install.sh").read_text()

@@ -1,0 +1,66 @@
+"""The log lines people rely on are logged, and those the README quotes are the ones that are logged."""
+
+import ast
+import re
+
+import pytest
+
+import shipped
+
+README = (shipped.ROOT / "README.md").read_text()
+PROGRAMS = {
+    "onboarding-api": ["onboarding-api/app.py"],
+    "onboarding-lambda": ["onboarding-lambda/app.py", "onboarding-lambda/telemetry.py"],
+}
+CONTRACT = {
+    "PRODUCER trace_id=": "onboarding-api",
+    "extracted traceparent ": "onboarding-lambda",
+    "onboarded customer_id=": "onboarding-lambda",
+    "failed message_id=": "onboarding-lambda",
+    "Flush complete ": "onboarding-lambda",
+    "Flush incomplete ": "onboarding-lambda",
+}
+SHELL = "\n".join(re.findall(r"^```(?:bash|sh)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL))
+
+
+def formats(program):
+    """Return the format of every call of log.… in a program; raises ValueError for one that is no plain string."""
+    calls = [
+        node
+        for path in PROGRAMS[program]
+        for node in ast.walk(ast.parse((shipped.ROOT / path).read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {f"log.{m}" for m in ("info", "warning", "error")}
+    ]
+    return [ast.literal_eval(call.args[0]) for call in calls]
+
+
+def pattern(text):
+    """Return the regular expression of what a format logs."""
+    return re.sub(r"%(\d*[a-z])", ".+", re.escape(text))
+
+
+@pytest.mark.parametrize("start", CONTRACT)
+def test_a_line_of_the_contract_is_logged(start):
+    assert [text for text in formats(CONTRACT[start]) if text.startswith(start)] != []
+
+
+@pytest.mark.parametrize("start", CONTRACT)
+def test_a_line_of_the_contract_is_in_the_readme(start):
+    assert start.strip() in README
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_line_the_readme_shows_is_logged(program):
+    shown = re.findall(rf"^ *{program}: (?:\[?[A-Z]+\]? )(.+)$", README, re.MULTILINE)
+    assert shown
+    assert [line for line in shown if not any(re.search(pattern(text) + "$", line) for text in formats(program))] == []
+
+
+@pytest.mark.parametrize("quoted", sorted(set(re.findall(r"`([A-Za-z]+ [a-z_]+=)…?`", README))))
+def test_every_line_the_readme_speaks_of_is_logged(quoted):
+    assert [text for program in PROGRAMS for text in formats(program) if text.startswith(quoted)] != []
+
+
+@pytest.mark.parametrize("searched", sorted(set(re.findall(r"""grep (?:-\w+ )*["']([^"']+)["']""", SHELL))))
+def test_every_text_the_readme_searches_logs_for_is_logged(searched):
+    assert [text for program in PROGRAMS for text in formats(program) if re.search(searched, text)] != []

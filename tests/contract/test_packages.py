@@ -1,0 +1,102 @@
+"""One resolution for everything, what each image has of it, and which instrumentations it brings."""
+
+import ast
+import importlib.metadata
+import re
+import sys
+
+import pytest
+
+import shipped
+
+PROGRAMS = {"onboarding-api": {"app.py", "gunicorn.conf.py"}, "onboarding-lambda": {"app.py"}}
+
+
+def requirements(path):
+    """Return {name: version} of a file with pinned and hashed requirements."""
+    entries = re.findall(r"^(\S+)==(\S+)([^\n]*\\\n(?: .*\n?)+)", (shipped.ROOT / path).read_text(), re.MULTILINE)
+    assert all("--hash=sha256:" in rest for _, _, rest in entries)
+    return {name: version for name, version, _ in entries}
+
+
+LOCK = requirements("requirements.lock")
+API, FUNCTION = requirements("onboarding-api/requirements.txt"), requirements("onboarding-lambda/requirements.txt")
+
+
+@pytest.mark.parametrize("image", [API, FUNCTION], ids=["api", "function"])
+def test_an_image_has_the_versions_that_are_tested(image):
+    assert image
+    assert image.items() <= LOCK.items()
+
+
+def test_this_environment_has_the_locked_versions():
+    installed = {name: importlib.metadata.version(name) for name in API | FUNCTION}
+    assert installed == API | FUNCTION
+
+
+def test_exactly_flask_botocore_and_requests_are_instrumented():
+    instrumentors = {
+        entry_point.name
+        for name in API
+        for entry_point in importlib.metadata.distribution(name).entry_points
+        if entry_point.group == "opentelemetry_instrumentor"
+    }
+    assert instrumentors - {"aiobotocore"} == {"flask", "botocore", "requests"}  # aiobotocore itself is not there
+    assert "aiobotocore" not in API
+
+
+def test_the_image_of_the_function_has_no_aws_sdk():
+    assert not {"boto3", "botocore"} & set(FUNCTION)
+
+
+def copied(directory):
+    """Return the files an image's Dockerfile copies from the build context, as paths from the root."""
+    lines = re.findall(
+        r"^COPY (?!--from)(.+) \S+$", (shipped.ROOT / directory / "Dockerfile").read_text(), re.MULTILINE
+    )
+    return {path for line in lines for path in line.split()}
+
+
+def imported(path):
+    """Return the top-level names a file imports."""
+    tree = ast.parse(path.read_text())
+    plain = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    return {name.split(".")[0] for name in plain | {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}}
+
+
+def own_modules(directory):
+    """Return the files a program consists of: those that start, and what they import from beside them."""
+    files, new = set(), PROGRAMS[directory]
+    while new:
+        files |= new
+        names = {name for file in new for name in imported(shipped.ROOT / directory / file)}
+        new = {f"{name}.py" for name in names if (shipped.ROOT / directory / f"{name}.py").exists()} - files
+    return files
+
+
+@pytest.mark.parametrize("directory", PROGRAMS)
+def test_an_image_copies_every_module_its_program_imports_and_nothing_else(directory):
+    expected = {f"{directory}/{file}" for file in own_modules(directory) | {"requirements.txt"}}
+    assert copied(directory) == expected
+
+
+@pytest.mark.parametrize(("directory", "image"), [("onboarding-api", API), ("onboarding-lambda", FUNCTION)])
+def test_an_image_has_every_package_its_program_imports(directory, image):
+    provided = importlib.metadata.packages_distributions()
+    names = {name for file in own_modules(directory) for name in imported(shipped.ROOT / directory / file)}
+    outside = names - set(sys.stdlib_module_names) - {file.removesuffix(".py") for file in own_modules(directory)}
+    assert [name for name in outside if not {d.lower() for d in provided[name]} & set(image)] == []
+
+
+@pytest.mark.parametrize("directory", [*PROGRAMS, "otel"])
+def test_what_an_image_copies_is_sent_to_the_build(directory):
+    allowed = set(re.findall(r"^!(\S+)$", (shipped.ROOT / ".dockerignore").read_text(), re.MULTILINE))
+    assert copied(directory) <= allowed
+
+
+def test_every_image_and_the_resolution_are_of_one_python():
+    files = ["onboarding-api/Dockerfile", "onboarding-lambda/Dockerfile", "Makefile"]
+    text = "".join((shipped.ROOT / path).read_text() for path in files)
+    images = re.findall(r"^ARG PYTHON_VERSION=(\d+\.\d+)", text, re.MULTILINE)
+    assert len(images) == 2
+    assert set(images) == set(re.findall(r"--python-platform linux --python-version (\S+)", text))
