@@ -20,6 +20,7 @@ class EventSourceMapping:
     """Polls queue_url and invokes the function at invoke_url with up to batch_size records; a context manager.
 
     sqs: a boto3 SQS client; invoke_url: the emulator's .../2015-03-31/functions/function/invocations.
+    The attribute observe is None, or is called after every invocation with its records and the function's raw answer.
     """
 
     def __init__(self, sqs, queue_url, invoke_url, batch_size):
@@ -30,6 +31,7 @@ class EventSourceMapping:
         attributes = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])["Attributes"]
         self._queue_arn = attributes["QueueArn"]
         self._stop = threading.Event()
+        self.observe = None
 
     def __enter__(self):
         self._stop.clear()
@@ -67,7 +69,10 @@ class EventSourceMapping:
         ).get("Messages", [])
         if not received:
             return None
-        answer = _invoke(self._invoke_url, {"Records": [self._record(message) for message in received]})
+        records = [self._record(message) for message in received]
+        answer = _invoke(self._invoke_url, {"Records": records})
+        if self.observe:
+            self.observe(records, answer)
         failed = failed_ids(answer, [message["MessageId"] for message in received])
         done = [message for message in received if message["MessageId"] not in failed]
         if done:

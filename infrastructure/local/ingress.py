@@ -49,7 +49,8 @@ class Ingress:
     """The server, as a context manager; what it received is in spans() and points().
 
     key: the Send-Your-Data key to demand; host_name: what the certificate is for; ca_file: where its CA is written.
-    The attribute answer is None to accept, or a callable that gets the grpc context and may wait or abort.
+    The attribute answer is None to accept, or a callable that gets the grpc context and the request's spans (none when
+    it brings metrics), may wait or abort, and returns the spans to accept: a partial success when they are fewer.
     """
 
     def __init__(self, port, key, host_name, ca_file, most_spans=200_000):
@@ -85,12 +86,11 @@ class Ingress:
         with self._lock:
             return list(self._points.values())
 
-    def admit(self, context):
-        """Refuse a request without the key, or as self.answer says."""
+    def admit(self, context, spans=()):
+        """Refuse a request without the key, or as self.answer says; return the spans to accept."""
         if dict(context.invocation_metadata()).get("authorization") != f"Bearer {self._key}":
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "the Send-Your-Data key is missing or wrong")
-        if self.answer:
-            self.answer(context)
+        return self.answer(context, spans) if self.answer else spans
 
     def keep_spans(self, spans):
         """Keep spans, in place of the oldest when there are too many."""
@@ -110,12 +110,18 @@ class _Traces(trace_service_pb2_grpc.TraceServiceServicer):
         self._ingress = ingress
 
     def Export(self, request, context):
-        self._ingress.admit(context)
+        spans = []
         for resource_spans in request.resource_spans:
             resource = _plain(resource_spans.resource.attributes)
             for scope_spans in resource_spans.scope_spans:
-                self._ingress.keep_spans([_span(span, resource) for span in scope_spans.spans])
-        return trace_service_pb2.ExportTraceServiceResponse()
+                spans += [_span(span, resource) for span in scope_spans.spans]
+        accepted = self._ingress.admit(context, spans)
+        self._ingress.keep_spans(accepted)
+        response = trace_service_pb2.ExportTraceServiceResponse()
+        if rejected := len(spans) - len(accepted):
+            response.partial_success.rejected_spans = rejected
+            response.partial_success.error_message = "some spans were not accepted"
+        return response
 
 
 class _Metrics(metrics_service_pb2_grpc.MetricsServiceServicer):

@@ -82,13 +82,14 @@ class Child(mirakuru.HTTPExecutor):
     def __init__(self, name, command, url, environment, run_dir, cwd=None, status=200):
         self.name = name
         self.log_file = run_dir / f"{name}.log"
+        self.environment = environment  # read at every start
         path = os.pathsep.join([str(run_dir), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
         super().__init__(
             [str(word) for word in command],
             url,
             status=status,
             cwd=cwd,
-            envvars={"PATH": path, "HOME": str(run_dir), **environment},
+            envvars={"PATH": path, "HOME": str(run_dir)},
             stdin=subprocess.DEVNULL,
             stderr=subprocess.STDOUT,
             timeout=30,
@@ -97,7 +98,7 @@ class Child(mirakuru.HTTPExecutor):
     @property
     def envvars(self):
         """Nothing inherited: the developer's own OTEL_* and AWS_* variables would change what is shown."""
-        return {**self._envvars, mirakuru.base.ENV_UUID: self._uuid}
+        return {**self._envvars, **self.environment, mirakuru.base.ENV_UUID: self._uuid}
 
     @property
     def _popen_kwargs(self):
@@ -128,15 +129,17 @@ class Child(mirakuru.HTTPExecutor):
 class Stack(contextlib.ExitStack):
     """Everything, started when entered and stopped when left; raises StackError when something can't start.
 
-    ports: fixed or free ones; run_dir: logs and the CA go there; visibility_timeout: seconds until SQS redelivers.
+    ports: fixed or free ones; run_dir: logs and the CA go there; visibility_timeout: seconds until SQS redelivers;
+    handler: a handler in place of the function's own, and where its module is, as (directory, "module.function").
     """
 
-    def __init__(self, run_dir, ports=None, visibility_timeout=None):
+    def __init__(self, run_dir, ports=None, visibility_timeout=None, handler=None):
         super().__init__()
         self.run_dir = run_dir
         self.ports = ports or Ports()
         self.url = f"http://127.0.0.1:{self.ports.api}"
         self._visibility_timeout = visibility_timeout
+        self._handler = handler
         self._variables = {
             "AWS_REGION": "us-east-1",
             "IMAGE_TAG": "local",
@@ -208,12 +211,12 @@ class Stack(contextlib.ExitStack):
     def _function(self):
         function = shipped.read_json("lambda.json")
         address = f"127.0.0.1:{self.ports.function}"
+        handler_path, *handler = self._handler or ("", *shipped.start_command("onboarding-lambda/Dockerfile"))
         command = [
             TOOLS / "aws-lambda-rie",
             f"--runtime-interface-emulator-address={address}",
             f"--runtime-api-address=127.0.0.1:{self.ports.runtime_api}",
-            *(sys.executable, "-m", "awslambdaric"),
-            *shipped.start_command("onboarding-lambda/Dockerfile"),
+            *(sys.executable, "-m", "awslambdaric", *handler),
         ]
         environment = shipped.lambda_environment(self._variables) | {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.ports.collector}",
@@ -221,6 +224,7 @@ class Stack(contextlib.ExitStack):
             "AWS_LAMBDA_FUNCTION_NAME": function["FunctionName"],
             "AWS_LAMBDA_FUNCTION_TIMEOUT": str(function["Timeout"]),
             "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function["MemorySize"]),
+            "PYTHONPATH": str(handler_path),
         }
         cwd = shipped.ROOT / "onboarding-lambda"
         # The emulator answers only invocations; 404 means that it listens.
