@@ -50,3 +50,19 @@ def queue_properties():
     """Return the Properties of the queue in the CloudFormation template."""
     template = yaml.safe_load((ROOT / "infrastructure" / "foundation.yaml").read_text())
     return template["Resources"]["Queue"]["Properties"]
+
+
+def pipelines_with(additions):
+    """Return the Collector's pipelines as an overlay: each with its exporters as shipped, and the additions after them.
+
+    They are restated whole because a list in a second configuration replaces that of the first.
+    """
+    service = yaml.safe_load((ROOT / "otel/coralogix-collector.yaml").read_text())["service"]
+    return {
+        "service": {
+            "pipelines": {
+                name: {"exporters": [*pipeline["exporters"], *additions]}
+                for name, pipeline in service["pipelines"].items()
+            }
+        }
+    }

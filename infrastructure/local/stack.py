@@ -19,6 +19,7 @@ from pathlib import Path
 import boto3
 import mirakuru
 import mirakuru.exceptions
+import yaml
 
 import shipped
 from event_source_mapping import EventSourceMapping
@@ -27,6 +28,9 @@ from ingress import Ingress
 TOOLS = shipped.ROOT / ".tools"
 QUEUE, DEAD_LETTER_QUEUE = "cal-onboarding-queue", "cal-onboarding-dlq"
 CLIENT_KEYS = {"aws_access_key_id": "local", "aws_secret_access_key": "local"}
+STAND_IN = {"CORALOGIX_DOMAIN": "coralogix.invalid", "CORALOGIX_PRIVATE_KEY": "local-stand-in-key"}
+# What a Go program asks about the way out; the Collector gets it where it sends to the real Coralogix.
+WAY_OUT = ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 class StackError(Exception):
@@ -130,22 +134,21 @@ class Stack(contextlib.ExitStack):
     """Everything, started when entered and stopped when left; raises StackError when something can't start.
 
     ports: fixed or free ones; run_dir: logs and the CA go there; visibility_timeout: seconds until SQS redelivers;
-    handler: a handler in place of the function's own, and where its module is, as (directory, "module.function").
+    handler: a handler in place of the function's own, and where its module is, as (directory, "module.function");
+    coralogix: CORALOGIX_DOMAIN and _PRIVATE_KEY of an account, which then gets everything, too; viewer_address: an
+    OTLP/gRPC server without TLS that gets everything, too, and must always answer: a full queue to it stops the others.
     """
 
-    def __init__(self, run_dir, ports=None, visibility_timeout=None, handler=None):
+    def __init__(self, run_dir, ports=None, visibility_timeout=None, handler=None, coralogix=None, viewer_address=None):
         super().__init__()
         self.run_dir = run_dir
         self.ports = ports or Ports()
         self.url = f"http://127.0.0.1:{self.ports.api}"
         self._visibility_timeout = visibility_timeout
         self._handler = handler
-        self._variables = {
-            "AWS_REGION": "us-east-1",
-            "IMAGE_TAG": "local",
-            "CORALOGIX_DOMAIN": "coralogix.invalid",
-            "CORALOGIX_PRIVATE_KEY": "local-stand-in-key",
-        }
+        self._coralogix = coralogix
+        self._viewer_address = viewer_address
+        self._variables = {"AWS_REGION": "us-east-1", "IMAGE_TAG": "local", **(coralogix or STAND_IN)}
 
     def __enter__(self):
         self.ports.check_free()
@@ -182,8 +185,7 @@ class Stack(contextlib.ExitStack):
                 raise StackError(f"{child.name} has died. {child.last_words()}")
 
     def _ingress(self):
-        host_name = f"ingress.{self._variables['CORALOGIX_DOMAIN']}"
-        key = self._variables["CORALOGIX_PRIVATE_KEY"]
+        host_name, key = f"ingress.{STAND_IN['CORALOGIX_DOMAIN']}", STAND_IN["CORALOGIX_PRIVATE_KEY"]
         return Ingress(self.ports.ingress, key, host_name, self.run_dir / "ca.pem")
 
     def _moto(self):
@@ -196,8 +198,7 @@ class Stack(contextlib.ExitStack):
     def _collector(self):
         # The image's own entrypoint; it finds the program as otelcol on its PATH, which starts with run_dir.
         (self.run_dir / "otelcol").symlink_to(os.environ.get("OTELCOL") or TOOLS / "otelcol")
-        files = ("otel/coralogix-collector.yaml", "infrastructure/local/collector-overlay.yaml")
-        command = [shipped.ROOT / "otel/entrypoint.sh", *(f"--config={shipped.ROOT / file}" for file in files)]
+        command = [shipped.ROOT / "otel/entrypoint.sh", *(f"--config={file}" for file in self._collector_files())]
         health_check = f"127.0.0.1:{self.ports.health_check}"
         environment = shipped.container_environment("otel-collector", self._variables) | {
             "OTLP_LISTEN_ADDRESS": f"127.0.0.1:{self.ports.collector}",
@@ -206,7 +207,28 @@ class Stack(contextlib.ExitStack):
             "INGRESS_ADDRESS": f"127.0.0.1:{self.ports.ingress}",
             "INGRESS_CA_FILE": str(self.run_dir / "ca.pem"),
         }
+        if self._coralogix:
+            environment |= {"STAND_IN_KEY": STAND_IN["CORALOGIX_PRIVATE_KEY"]}
+            environment |= {name: os.environ[name] for name in WAY_OUT if name in os.environ}
+        if self._viewer_address:
+            environment["VIEWER_ADDRESS"] = self._viewer_address
         return Child("otel-collector", command, f"http://{health_check}", environment, self.run_dir)
+
+    def _collector_files(self):
+        """Return the shipped configuration and what is merged over it here, in that order."""
+        names = ["collector", "own-coralogix" if self._coralogix else "stand-in"]
+        additions = ["otlp_grpc/stand-in"] if self._coralogix else []
+        if self._viewer_address:
+            names.append("viewer")
+            additions.append("otlp_grpc/viewer")
+        local = shipped.ROOT / "infrastructure/local"
+        pipelines = self.run_dir / "pipelines.yaml"
+        pipelines.write_text(yaml.safe_dump(shipped.pipelines_with(additions)))
+        return [
+            shipped.ROOT / "otel/coralogix-collector.yaml",
+            *(local / f"{name}-overlay.yaml" for name in names),
+            pipelines,
+        ]
 
     def _function(self):
         function = shipped.read_json("lambda.json")
