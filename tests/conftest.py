@@ -10,6 +10,9 @@ from types import SimpleNamespace
 import boto3
 import pytest
 from botocore.awsrequest import AWSResponse
+from gunicorn.config import Config
+from gunicorn.http.parser import RequestParser
+from gunicorn.http.wsgi import create
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -121,13 +124,7 @@ class Api:
 
     def http(self, raw, peer="192.0.2.1", **environment):
         """Return (status, body) for the bytes of one request; raises gunicorn's ParseException for malformed HTTP."""
-        from gunicorn.http.parser import RequestParser
-        from gunicorn.http.wsgi import create
-
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in environment.items():
-                patch.setenv(name, value)
-            config = gunicorn_config()
+        config = self.configuration(**environment)
         request = next(RequestParser(config, iter([raw]), (peer, 50000)))
         config.pre_request(None, request)
         _, environ = create(request, None, (peer, 50000), ("127.0.0.1", 8000), config)
@@ -135,16 +132,17 @@ class Api:
         body = b"".join(self.app(environ, lambda status, headers, exc_info=None: answered.append(status)))
         return int(answered[0].split()[0]), body
 
-
-def gunicorn_config():
-    """Return gunicorn's configuration as it reads it from gunicorn.conf.py."""
-    from gunicorn.config import Config
-
-    config = Config()
-    for name, value in vars(load("onboarding-api/gunicorn.conf.py")).items():
-        if name in config.settings:
-            config.set(name, value)
-    return config
+    @staticmethod
+    def configuration(**environment):
+        """Return gunicorn's configuration as it reads it from gunicorn.conf.py with these variables."""
+        config = Config()
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            settings = vars(load("onboarding-api/gunicorn.conf.py"))
+        for name in settings.keys() & config.settings.keys():
+            config.set(name, settings[name])
+        return config
 
 
 def load(path):

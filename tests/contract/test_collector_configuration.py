@@ -17,7 +17,6 @@ MAY_CHANGE = {
     "port": r"service\.telemetry\.metrics\.readers",
     "CA": r"exporters\.[^.]+\.tls\.(ca_file|server_name_override)",
     "waiting time": r".*\.(metrics_flush_interval|flush_timeout|initial_interval|max_interval|check_interval)",
-    "pipeline": r"service\.pipelines\.(traces|metrics)\.exporters",
 }
 
 
@@ -41,17 +40,18 @@ def test_the_overlay_changes_only_addresses_ports_the_ca_and_waiting_times(overl
     assert [path for path in changes if not any(re.fullmatch(p, path) for p in MAY_CHANGE.values())] == []
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.name)
-def test_a_pipeline_the_overlay_restates_has_the_shipped_exporters_and_additions_only(overlay):
-    tree = yaml.safe_load(overlay.read_text())
-    for name, pipeline in tree.get("service", {}).get("pipelines", {}).items():
-        exporters = SHIPPED["service"]["pipelines"][name]["exporters"]
-        assert pipeline["exporters"][: len(exporters)] == exporters
-        assert set(pipeline["exporters"][len(exporters) :]) <= set(tree["exporters"]) - set(SHIPPED["exporters"])
+@pytest.mark.parametrize("additions", [[], ["otlp_grpc/stand-in"], ["otlp_grpc/stand-in", "otlp_grpc/viewer"]])
+def test_a_pipeline_that_is_restated_has_the_shipped_exporters_then_the_additions(additions):
+    restated = shipped.pipelines_with(additions)["service"]["pipelines"]
+    pipelines = SHIPPED["service"]["pipelines"]
+    assert {name: set(pipeline) for name, pipeline in restated.items()} == {name: {"exporters"} for name in pipelines}
+    for name, pipeline in restated.items():
+        assert pipeline["exporters"] == pipelines[name]["exporters"] + additions
 
 
-def test_there_is_an_overlay():
-    assert [path.name for path in OVERLAYS][:1] == ["collector-overlay.yaml"]
+def test_nothing_but_the_stand_in_takes_the_place_of_coralogix():
+    changing = [path.name for path in OVERLAYS if "otlp_grpc/coralogix" in path.read_text()]
+    assert changing == ["stand-in-overlay.yaml"]
 
 
 @pytest.mark.parametrize("connector", [STANDARD, COMPACT], ids=["standard", "compact"])

@@ -36,6 +36,20 @@ def event(messages):
     }
 
 
+def test_the_event_is_spelled_as_lambda_spells_it(api):
+    """https://docs.aws.amazon.com/lambda/latest/dg/with-sqs.html shows one."""
+    api.post()
+    (record,) = event(api.sqs.messages)["Records"]
+    assert set(record) == {
+        *("messageId", "receiptHandle", "body", "attributes", "messageAttributes", "md5OfBody"),
+        *("eventSource", "eventSourceARN", "awsRegion"),
+    }
+    assert set(record["messageAttributes"]["traceparent"]) == {
+        *("stringValue", "stringListValues", "binaryListValues", "dataType"),
+    }
+    assert (record["eventSource"], record["awsRegion"]) == ("aws:sqs", "us-east-1")
+
+
 @pytest.mark.parametrize("path", ["/telemetry/smoke", "/customers"])
 @pytest.mark.parametrize("headers", [{}, CONTEXT], ids=["no context", "trusted context"])
 def test_the_function_accepts_what_the_api_sends_and_is_its_child(api, function, path, headers):

@@ -1,5 +1,7 @@
 """The API behind gunicorn's own request parser and gunicorn.conf.py: what a hostile client can do to it."""
 
+from types import SimpleNamespace
+
 import pytest
 from gunicorn.http.errors import ParseException
 
@@ -129,6 +131,15 @@ def test_a_strangers_context_is_dropped_in_every_spelling(api, headers):
     api.http(post("/customers", *headers))
     assert list(api.sqs.messages[0]["MessageAttributes"]) == ["traceparent"]
     assert api.spans.one("POST /customers").parent is None
+
+
+@pytest.mark.parametrize(("trust", "kept"), [("false", []), ("true", ["TRACEPARENT", "TRACESTATE", "BAGGAGE"])])
+def test_exactly_the_three_context_headers_are_dropped_or_kept(api, trust, kept):
+    names = ["HOST", "TRACEPARENT", "TRACESTATE", "BAGGAGE", "X-TRACEPARENT", "CONTENT-TYPE"]
+    request = SimpleNamespace(headers=[(name, "value") for name in names])
+    api.configuration(TRUST_INCOMING_TRACE_CONTEXT=trust).pre_request(None, request)
+    dropped = {"TRACEPARENT", "TRACESTATE", "BAGGAGE"} - set(kept)
+    assert request.headers == [(name, "value") for name in names if name not in dropped]
 
 
 def test_a_stranger_cannot_switch_tracing_off_with_an_unsampled_context(api):
