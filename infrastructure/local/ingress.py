@@ -46,7 +46,7 @@ class Point(NamedTuple):
 
 
 class Ingress:
-    """The server, as a context manager; what it received is in spans() and points().
+    """The server, as a context manager; what it received is in spans() and points(), and received counts the spans.
 
     key: the Send-Your-Data key to demand; host_name: what the certificate is for; ca_file: where its CA is written.
     The attribute answer is None to accept, or a callable that gets the grpc context and the request's spans (none when
@@ -56,6 +56,7 @@ class Ingress:
     def __init__(self, port, key, host_name, ca_file, most_spans=200_000):
         self._key = key
         self.answer = None
+        self.received = 0
         self._spans = collections.deque(maxlen=most_spans)
         self._points = {}
         self._lock = threading.Lock()
@@ -86,6 +87,12 @@ class Ingress:
         with self._lock:
             return list(self._points.values())
 
+    def forget(self):
+        """Drop what was received so far."""
+        with self._lock:
+            self._spans.clear()
+            self._points.clear()
+
     def admit(self, context, spans=()):
         """Refuse a request without the key, or as self.answer says; return the spans to accept."""
         if dict(context.invocation_metadata()).get("authorization") != f"Bearer {self._key}":
@@ -96,6 +103,7 @@ class Ingress:
         """Keep spans, in place of the oldest when there are too many."""
         with self._lock:
             self._spans.extend(spans)
+            self.received += len(spans)
 
     def keep_points(self, points):
         """Keep points, each in place of the one before it in its series."""

@@ -136,10 +136,20 @@ class Stack(contextlib.ExitStack):
     ports: fixed or free ones; run_dir: logs and the CA go there; visibility_timeout: seconds until SQS redelivers;
     handler: a handler in place of the function's own, and where its module is, as (directory, "module.function");
     coralogix: CORALOGIX_DOMAIN and _PRIVATE_KEY of an account, which then gets everything, too; viewer_address: an
-    OTLP/gRPC server without TLS that gets everything, too, and must always answer: a full queue to it stops the others.
+    OTLP/gRPC server without TLS that gets everything, too, and must always answer: a full queue to it stops the others;
+    most_spans: how many spans the ingress keeps, 4 to 6 KB each.
     """
 
-    def __init__(self, run_dir, ports=None, visibility_timeout=None, handler=None, coralogix=None, viewer_address=None):
+    def __init__(
+        self,
+        run_dir,
+        ports=None,
+        visibility_timeout=None,
+        handler=None,
+        coralogix=None,
+        viewer_address=None,
+        most_spans=200_000,
+    ):
         super().__init__()
         self.run_dir = run_dir
         self.ports = ports or Ports()
@@ -148,6 +158,7 @@ class Stack(contextlib.ExitStack):
         self._handler = handler
         self._coralogix = coralogix
         self._viewer_address = viewer_address
+        self._most_spans = most_spans
         self._variables = {"AWS_REGION": "us-east-1", "IMAGE_TAG": "local", **(coralogix or STAND_IN)}
 
     def __enter__(self):
@@ -186,7 +197,7 @@ class Stack(contextlib.ExitStack):
 
     def _ingress(self):
         host_name, key = f"ingress.{STAND_IN['CORALOGIX_DOMAIN']}", STAND_IN["CORALOGIX_PRIVATE_KEY"]
-        return Ingress(self.ports.ingress, key, host_name, self.run_dir / "ca.pem")
+        return Ingress(self.ports.ingress, key, host_name, self.run_dir / "ca.pem", self._most_spans)
 
     def _moto(self):
         command = ["moto_server", "-H", "127.0.0.1", "-p", self.ports.sqs]
