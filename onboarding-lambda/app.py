@@ -35,7 +35,7 @@ def handler(event, context):
             if failed:
                 batch.set_status(StatusCode.ERROR, f"{len(failed)} of {len(records)} records failed")
     finally:
-        telemetry.flush()  # every span has ended; once this function returns, the sandbox may freeze
+        telemetry.flush(context)  # every span has ended; once this function returns, the sandbox may freeze
     return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failed]}
 
 
@@ -77,8 +77,8 @@ def process(message):
 def _extract_parent(record):
     """Return the Context the producer injected, or an empty one, so that a record without it starts a new trace."""
     attributes = _flatten_attrs(record.get("messageAttributes"))
-    # All that these headers may hold; the SDK would log a control character as it is, and raise for a lone surrogate.
-    carrier = {name: value for name, value in attributes.items() if value.isascii() and value.isprintable()}
+    # The SDK would log a control character as it is, and raise for a lone surrogate; a valid header has neither.
+    carrier = {name: value for name, value in attributes.items() if value.isprintable()}
     parent = propagate.extract(carrier, Context())
     producer = trace.get_current_span(parent).get_span_context()
     if producer.is_valid:

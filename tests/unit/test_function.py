@@ -96,7 +96,7 @@ def test_a_record_that_lacks_what_sqs_always_sends_fails_alone_or_not_at_all(fun
     assert len(function.spans.named("sqs.process")) == 3
 
 
-def test_every_kind_of_exception_is_the_records_own(function, monkeypatch):
+def test_every_kind_of_exception_is_the_records_own(function, monkeypatch, caplog):
     errors = iter([RecursionError(), MemoryError(), UnicodeError("\ud800"), OSError(5, "\x1b"), AssertionError()])
 
     def process(message):
@@ -105,6 +105,7 @@ def test_every_kind_of_exception_is_the_records_own(function, monkeypatch):
     monkeypatch.setattr(function.module, "process", process)
     assert function.invoke({"Records": [record(n) for n in range(1, 6)]}) == failures(1, 2, 3, 4, 5)
     assert {span.status.status_code for span in function.spans.named("sqs.process")} == {StatusCode.ERROR}
+    assert all(line.isprintable() for line in caplog.messages)
 
 
 def test_good_records_are_processed_and_none_is_reported(function):
