@@ -8,7 +8,7 @@ export PYTHON ?= python3
 # OTELCOL=/path/to/otelcol saves building the Collector.
 collector := $(if $(OTELCOL),,.tools/otelcol)
 
-.PHONY: help demo test lint lock clean
+.PHONY: help demo test drills lint lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -18,6 +18,9 @@ demo: .venv/installed $(collector) .tools/aws-lambda-rie ## run the whole path a
 
 test: .venv/installed $(collector) .tools/aws-lambda-rie ## prove it
 	@exec .venv/bin/python -m pytest
+
+drills: .venv/installed $(collector) .tools/aws-lambda-rie ## break it in every way we know, and count
+	@exec .venv/bin/python -m pytest tests/faults -m ""
 
 lint: .venv/installed ## check style
 	@.venv/bin/ruff check .

@@ -1,0 +1,285 @@
+"""The books of a drill: from what processes, queue and ingress say to one row, with whatever does not add up.
+
+Nothing here talks to anything: account() gets the evidence and computes. What it is to find is in test_accounting.py.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+ONBOARDED = re.compile(r"onboarded customer_id=\S+ request_id=(\S+) message_id=(\S+)")
+FLUSH = re.compile(r"Flush complete accepted=(\d+)|Flush incomplete accepted=(\d+) remaining=(\d+) dropped=(\S+)")
+NEW_RUNTIME, DIED_INVOCATION = "INIT START(", re.compile(r"Invoke failed error=.* InvokeID=(\S+)")
+API_EXPORT_FAILED = re.compile(r"Failed to export|Transient error|Queue full|Exception while exporting")
+GOLDEN = {"SERVER", "PRODUCER", "CLIENT"}  # what the API makes of an accepted request
+# An API span is sent within the second of OTEL_BSP_SCHEDULE_DELAY and the two of OTEL_EXPORTER_OTLP_TIMEOUT.
+WINDOW_SECONDS = 5
+
+
+class Answer(NamedTuple):
+    """What one request got: status is None when no answer came; at is time.monotonic() when it came."""
+
+    status: int | None
+    at: float
+    seconds: float
+    request_id: str = ""
+    message_id: str = ""
+    trace_id: str = ""
+
+
+class Delivery(NamedTuple):
+    """One invocation: {message id: receive count}, and which of them it reported as failed; None when it died."""
+
+    at: float
+    records: dict
+    failed: set | None
+
+
+class Life(NamedTuple):
+    """The spans one Collector process has accepted; ended is "", "stopped" or "killed"."""
+
+    accepted: int
+    ended: str = ""
+
+
+@dataclass
+class Evidence:
+    """Everything a drill has collected; times are time.monotonic()."""
+
+    answers: list = field(default_factory=list)
+    sent: dict = field(default_factory=dict)  # {message id: request id or ""} that the drill put on the queue itself
+    deliveries: list = field(default_factory=list)
+    dead_letters: dict = field(default_factory=dict)  # {message id: request id or ""}
+    visible: dict = field(default_factory=dict)
+    function_log: str = ""
+    api_log: str = ""
+    spans: list = field(default_factory=list)  # accepted by the ingress, in order, repeats included
+    refused: list = field(default_factory=list)  # shown to the ingress and not accepted
+    points: list = field(default_factory=list)
+    lives: list = field(default_factory=list)
+    faults: list = field(default_factory=list)  # (begin, end)
+    killed: set = field(default_factory=set)  # names of processes that did not end in order
+    others: int = 0  # spans of the drill's own, with service.name drill, that the Collector has accepted
+    past_collector: frozenset = frozenset()  # services that send straight to the ingress
+    repeats: bool = False  # the drill delivers records twice
+    may_arrive_twice: bool = False  # a retry was ambiguous
+
+
+@dataclass
+class Row:
+    """One line of the table; problems is empty when everything adds up."""
+
+    fault: str
+    accepted: int
+    ambiguous: int
+    processed: int
+    dead_lettered: int
+    ended: int
+    received: int
+    twice: int
+    dropped: Counter
+    uncounted: int
+    problems: list
+
+    @property
+    def lost(self):
+        """How many spans have ended and did not arrive."""
+        return self.ended - self.received
+
+
+def account(fault, evidence):
+    """Return the Row of a drill."""
+    problems = []
+    books = _Books(evidence, problems)
+    processed = books.messages()
+    books.reports()
+    ended, received, dropped = books.spans()
+    uncounted = books.metrics()
+    books.traces(sum(dropped.values()))
+    return Row(
+        fault=fault,
+        accepted=len(books.accepted) + len(evidence.sent),
+        ambiguous=books.ambiguous,
+        processed=processed,
+        dead_lettered=len(evidence.dead_letters),
+        ended=ended,
+        received=received,
+        twice=len(evidence.spans) - len(books.unique),
+        dropped=dropped,
+        uncounted=uncounted,
+        problems=problems,
+    )
+
+
+class _Books:
+    def __init__(self, evidence, problems):
+        self.evidence, self.problems = evidence, problems
+        self.accepted = [answer for answer in evidence.answers if answer.status == 202]
+        # A 503 may be for a message that SQS has taken, too: its answer may have been what was lost.
+        self.ambiguous = sum(answer.status in (None, 500, 502, 503) for answer in evidence.answers)
+        self.lines = ONBOARDED.findall(evidence.function_log)
+        self.unique = {span.span_id: span for span in evidence.spans}
+
+    def check(self, truth, sentence):
+        if not truth:
+            self.problems.append(sentence)
+
+    def messages(self):
+        """M1: accepted <= uniquely processed + dead-lettered + still visible <= accepted + ambiguous."""
+        evidence = self.evidence
+        located = {message: request for request, message in self.lines} | evidence.dead_letters | evidence.visible
+        wanted = {answer.message_id: answer.request_id for answer in self.accepted} | evidence.sent
+        missing = set(wanted) - set(located)
+        self.check(not missing, f"M1: {len(missing)} accepted messages are nowhere")
+        known = set(wanted.values())
+        extra = {request or message for message, request in located.items() if message not in wanted} - known
+        self.check(len(extra) <= self.ambiguous, f"M1: {len(extra)} messages nobody sent, {self.ambiguous} ambiguous")
+        return len({message for _, message in self.lines})
+
+    def reports(self):
+        """M2: a message reported as successful was onboarded; twice only when it was delivered twice."""
+        lines = Counter(message for _, message in self.lines)
+        counts, silent = {}, set()
+        for delivery in self.evidence.deliveries:
+            for message, count in delivery.records.items():
+                counts.setdefault(message, []).append(count)
+            if delivery.failed is not None:
+                silent |= delivery.records.keys() - delivery.failed - lines.keys()
+        self.check(not silent, f"M2: {len(silent)} messages were reported as successful and not onboarded")
+        if not self.evidence.repeats:
+            twice = [m for m, n in lines.items() if n > 1 + sum(count > 1 for count in counts.get(m, ()))]
+            self.check(not twice, f"M2: {len(twice)} messages were onboarded again without a redelivery")
+
+    def spans(self):
+        """T1: every span that ended was received, or is counted under a reason; return ended, received, {reason: n}."""
+        function_ended, function_received, dropped = self._function_spans()
+        api_ended, api_received, api_lost = self._api_spans()
+        dropped["refused by ingress"] += len({span.span_id for span in self.evidence.refused} - self.unique.keys())
+        others = sum(span.service == "drill" for span in self.unique.values())
+        ended = function_ended + api_ended + self.evidence.others
+        received = function_received + api_received + others
+        unexplained = ended - received - sum(dropped.values())
+        if unexplained > 0:
+            dropped[self._reason(unexplained, api_lost)] += unexplained
+        self.check(unexplained >= 0, f"T1: {-unexplained} spans were counted as dropped and received")
+        twice = len(self.evidence.spans) - len(self.unique)
+        self.check(not twice or self.evidence.may_arrive_twice, f"T1: {twice} spans arrived twice")
+        return ended, received, +dropped
+
+    def _function_spans(self):
+        """Return (ended, received, {reason: dropped}) of the function; an invocation that died counts with none."""
+        answered = [delivery for delivery in self.evidence.deliveries if delivery.failed is not None]
+        ended = sum(len(delivery.records) + 1 for delivery in answered)
+        died = set(DIED_INVOCATION.findall(self.evidence.function_log))
+        received = sum(
+            span.service == "onboarding-lambda" and span.attributes["faas.invocation_id"] not in died
+            for span in self.unique.values()
+        )
+        accepted, dropped = 0, Counter()
+        runtimes = self.evidence.function_log.split(NEW_RUNTIME)
+        for number, log in enumerate(runtimes, 1):
+            remaining = 0
+            for complete, incomplete, left, reasons in FLUSH.findall(log):
+                accepted += int(complete or incomplete)
+                remaining = int(left or 0)
+                for reason in reasons.split(",") if reasons not in ("", "none") else ():
+                    dropped[reason.split(":")[0]] += int(reason.split(":")[1])
+            dropped["died with process" if number < len(runtimes) else "still kept"] += remaining
+        self.check(not dropped["still kept"], f"T1: the function still keeps {dropped['still kept']} spans")
+        counted = accepted + sum(dropped.values())
+        self.check(counted == ended, f"T1: the function's flushes speak of {counted} spans, {ended} have ended")
+        return ended, received, dropped
+
+    def _api_spans(self):
+        """Return (expected, received, lost): three spans for every accepted request; lost are the requests' answers."""
+        kinds = {}
+        for span in self.unique.values():
+            if span.service == "onboarding-api":
+                kinds.setdefault(span.trace_id, []).append(span.kind)
+        lost = []
+        for answer in self.accepted:
+            found = kinds.get(answer.trace_id, [])
+            self.check(len(found) == len(set(found)) and GOLDEN.issuperset(found), f"T1: a request has spans {found}")
+            lost += [answer] * (3 - len(found))
+        return 3 * len(self.accepted), 3 * len(self.accepted) - len(lost), lost
+
+    def _reason(self, count, api_lost):
+        """Return the reason of the spans that nobody has counted, or report them."""
+        outside = [answer for answer in api_lost if not self._during_a_fault(answer.at)]
+        self.check(not outside, f"T1: {len(outside)} spans of the API are missing from outside the fault")
+        function_lost = count - len(api_lost)
+        held = self._held()
+        if self.evidence.killed and function_lost <= held and not (api_lost and self._api_says_so()):
+            return "died with process"
+        if function_lost <= (held if self.evidence.killed else 0) and self._api_says_so():
+            return "api exporter"
+        self.problems.append(f"T1: {count} spans are missing without a reason, {len(api_lost)} of them of the API")
+        return "unexplained"
+
+    def _held(self):
+        """Return how many of the function's spans ended so close to a fault that a process may have held them."""
+        return sum(len(d.records) + 1 for d in self.evidence.deliveries if self._during_a_fault(d.at))
+
+    def _during_a_fault(self, at):
+        return any(begin - WINDOW_SECONDS <= at <= end + WINDOW_SECONDS for begin, end in self.evidence.faults)
+
+    def _api_says_so(self):
+        return bool(API_EXPORT_FAILED.search(self.evidence.api_log))
+
+    def metrics(self):
+        """T2: calls = spans the Collector received, histogram count = calls; return how many spans are not in calls."""
+        calls, durations = _series(self.evidence.points, ""), _series(self.evidence.points, "", "duration")
+        compact = _series(self.evidence.points, "compact.")
+        self.check(calls == durations, f"T2: calls and durations differ: {_difference(calls, durations)}")
+        accepted = sum(life.accepted for life in self.evidence.lives)
+        uncounted = accepted - sum(calls.values())
+        ended = [life.ended for life in self.evidence.lives if life.ended]
+        self.check(uncounted >= 0, f"T2: {-uncounted} calls more than spans")
+        held = self._held() + 3 * sum(self._during_a_fault(answer.at) for answer in self.evidence.answers)
+        self.check(uncounted <= (held if ended else 0), f"T2: {uncounted} spans are not in calls")
+        self.check(sum(calls.values()) == sum(compact.values()) or ended, "T2: the two sets of metrics differ")
+        offered = self.unique | {span.span_id: span for span in self.evidence.refused}
+        offered = {key: span for key, span in offered.items() if span.service not in self.evidence.past_collector}
+        if not ended and accepted == len(offered):
+            names = Counter(_labels(span) for span in offered.values())
+            self.check(names == calls, f"T2: spans and calls differ: {_difference(names, calls)}")
+        return uncounted
+
+    def traces(self, lost):
+        """T3: every processed message has SERVER -> PRODUCER -> CONSUMER in one trace, but for the spans lost."""
+        traces, spans = {answer.message_id: answer.trace_id for answer in self.accepted}, self.unique
+        onboarded, complete = {message for _, message in self.lines} & traces.keys(), set()
+        for span in spans.values():
+            message = span.attributes.get("messaging.message.id")
+            if span.name != "sqs.process" or message not in onboarded:
+                continue
+            self.check(span.trace_id == traces[message], f"T3: message {message} was processed in another trace")
+            producer = spans.get(span.parent_span_id)
+            server = producer and spans.get(producer.parent_span_id)
+            if server:
+                kinds = (server.kind, producer.kind, span.kind)
+                self.check(kinds == ("SERVER", "PRODUCER", "CONSUMER"), f"T3: the trace of {message} is {kinds}")
+                complete.add(message)
+        incomplete = len(onboarded - complete)
+        self.check(incomplete <= lost, f"T3: {incomplete} messages without their whole trace, {lost} spans lost")
+
+
+def _labels(span):
+    return (span.service, span.name, span.kind, span.status)
+
+
+def _series(points, prefix, metric="calls"):
+    """Return {(service, name, kind, status): number} of a metric, over all Collectors and HTTP dimensions."""
+    numbers = Counter()
+    for point in points:
+        if point.name == prefix + metric:
+            labels = point.attributes
+            kind, status = labels["span.kind"].removeprefix("SPAN_KIND_"), labels["status.code"]
+            key = (labels["service.name"], labels.get("span.name", ""), kind, status.removeprefix("STATUS_CODE_"))
+            numbers[key] += point.value.count if metric == "duration" else point.value
+    return numbers
+
+
+def _difference(left, right):
+    return {key: (left[key], right[key]) for key in left | right if left[key] != right[key]}

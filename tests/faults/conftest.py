@@ -1,0 +1,88 @@
+"""The stack the drills share, and the table at the end."""
+
+from pathlib import Path
+
+import pytest
+
+from drill import Drill
+from stack import Stack
+
+HANDLER = (Path(__file__).parent, "faulty.handler")
+COLUMNS = (
+    "fault",
+    "accepted",
+    "processed",
+    "dead-lettered",
+    "ended",
+    "received",
+    "dropped by reason",
+    "not in RED",
+    "verdict",
+)
+ROWS = []
+
+
+class Keeper:
+    """Hands out the stack; a new one after a drill that has failed."""
+
+    def __init__(self, directory):
+        self._directory = directory
+        self._number = 0
+        self._stack = None
+
+    def stack(self):
+        """Return the running stack."""
+        if not self._stack:
+            self._number += 1
+            run_dir = self._directory / str(self._number)
+            self._stack = Stack(run_dir, visibility_timeout=2, handler=HANDLER).__enter__()
+        return self._stack
+
+    def stop(self):
+        """Stop the stack if there is one."""
+        if self._stack:
+            self._stack.close()
+        self._stack = None
+
+
+@pytest.fixture(scope="session")
+def keeper(tmp_path_factory):
+    """Keeps the stack between drills."""
+    kept = Keeper(tmp_path_factory.mktemp("drills"))
+    yield kept
+    kept.stop()
+
+
+@pytest.fixture
+def drill(request, keeper):
+    """A Drill on the shared stack; its row goes into the table. A drill that fails leaves no stack to the next."""
+    failed_before = request.session.testsfailed
+    started = Drill(keeper.stack(), request.node.name.removeprefix("test_").replace("_", " "))
+    yield started
+    if started.row:
+        ROWS.append(started.row)
+    if request.session.testsfailed > failed_before:
+        keeper.stop()
+    else:
+        assert started.row, "the drill was not accounted for"
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print the table."""
+    if not ROWS:
+        return
+    cells = [COLUMNS, *map(_cells, ROWS)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(COLUMNS))]
+    terminalreporter.section("drills")
+    for row in cells:
+        terminalreporter.write_line(
+            "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        )
+
+
+def _cells(row):
+    ambiguous = f" (+{row.ambiguous} ambiguous)" if row.ambiguous else ""
+    numbers = (row.processed, row.dead_lettered, row.ended, row.received)
+    dropped = ", ".join(f"{reason} {count}" for reason, count in row.dropped.items()) or "none"
+    verdict = "; ".join(row.problems) or "adds up"
+    return (row.fault, f"{row.accepted}{ambiguous}", *map(str, numbers), dropped, str(row.uncounted), verdict)

@@ -1,0 +1,286 @@
+"""One drill on the running stack: load and faults in, evidence and a row of the table out."""
+
+import contextlib
+import http.client
+import json
+import re
+import signal
+import threading
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import psutil
+from google.rpc import error_details_pb2, status_pb2
+
+import event_source_mapping
+from accounting import ONBOARDED, Answer, Delivery, Evidence, Life, account
+from proxy import Proxy
+from stack import poll_until
+
+# Longer than the API keeps a span without trying to send it, and than a try: OTEL_BSP_SCHEDULE_DELAY, OTLP_TIMEOUT.
+QUIET_SECONDS = 3.5
+PATIENCE = 120  # seconds; the machine may be busy with other things
+
+
+class Drill:
+    """Drives a stack that others have left clean, and collects the Evidence; starts with a fresh Collector."""
+
+    def __init__(self, stack, fault):
+        self.stack = stack
+        self.row = None
+        self.evidence = Evidence()
+        self._fault = fault
+        self._offsets = {child: child.log_file.stat().st_size for child in (stack.api, stack.function, stack.collector)}
+        stack.mapping.observe = self._observe
+        stack.ingress.answer = None
+        stack.collector.stop()
+        stack.ingress.forget()
+        stack.collector.start()
+
+    # Load
+
+    def post(self, path="/customers", headers=(), timeout=20, body=None, **fields):
+        """Send one request; return its Answer."""
+        body = body or json.dumps({"customer_id": "TEST-001", **fields})
+        began = time.monotonic()
+        connection = http.client.HTTPConnection("127.0.0.1", self.stack.ports.api, timeout=timeout)
+        try:
+            connection.request("POST", path, body, {"Content-Type": "application/json", **dict(headers)})
+            response = connection.getresponse()
+            status, content = response.status, json.loads(response.read())
+        except (OSError, http.client.HTTPException):
+            status, content = None, {}
+        finally:
+            connection.close()
+        ids = {key: content[key] for key in ("request_id", "message_id", "trace_id") if key in content}
+        answer = Answer(status, time.monotonic(), time.monotonic() - began, **ids)
+        self.evidence.answers.append(answer)
+        return answer
+
+    def load(self, count, threads=4, **request):
+        """Send count requests; return their Answers."""
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(lambda _: self.post(**request), range(count)))
+
+    @contextlib.contextmanager
+    def traffic(self, threads=2, pause=0.1, **request):
+        """Send requests while the block runs, each thread with a pause in seconds after each."""
+        over = threading.Event()
+
+        def send():
+            while not over.is_set():
+                self.post(**request)
+                over.wait(pause)
+
+        with ThreadPoolExecutor(threads) as pool:
+            senders = [pool.submit(send) for _ in range(threads)]
+            try:
+                yield
+            finally:
+                over.set()
+        for sender in senders:
+            sender.result()
+
+    def send(self, body, request_id="", **attributes):
+        """Put a message on the queue past the API; return its id."""
+        values = {name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()}
+        queue = self.stack.queue_url
+        message = self.stack.sqs.send_message(QueueUrl=queue, MessageBody=body, MessageAttributes=values)
+        self.evidence.sent[message["MessageId"]] = request_id
+        return message["MessageId"]
+
+    def invoke(self, records):
+        """Call the function with records past the queue, each of them accepted from now on; return its raw answer."""
+        for record in records:
+            self.evidence.sent.setdefault(record["messageId"], json.loads(record["body"])["request_id"])
+        answer = event_source_mapping._invoke(self.stack.mapping._invoke_url, {"Records": records})
+        self._observe(records, answer)
+        return answer
+
+    def _observe(self, records, answer):
+        counts = {record["messageId"]: int(record["attributes"]["ApproximateReceiveCount"]) for record in records}
+        died = not answer.startswith(b'{"batchItemFailures"')
+        failed = None if died else event_source_mapping.failed_ids(answer, list(counts))
+        self.evidence.deliveries.append(Delivery(time.monotonic(), counts, failed))
+
+    # Faults
+
+    @contextlib.contextmanager
+    def fault(self, *killed, seconds=0):
+        """Note when a fault began and ended, and whom it kills; it lasts for seconds after the block."""
+        self.evidence.killed.update(killed)
+        began = time.monotonic()
+        try:
+            yield
+            time.sleep(seconds)
+        finally:
+            self.evidence.faults.append((began, time.monotonic()))
+
+    def stop_collector(self, kill=False):
+        """End the Collector, in order or not; its books are read just before."""
+        accepted = self.collector_counts("receiver_accepted_spans")
+        self.stack.collector.stop(*([signal.SIGKILL] if kill else []))
+        self.evidence.lives.append(Life(accepted, "killed" if kill else "stopped"))
+
+    @contextlib.contextmanager
+    def environment(self, child, **variables):
+        """Run the API or the function with other variables while the block runs."""
+        before = child.environment
+        self.restart(child, {**before, **variables})
+        yield
+        self.restart(child, before)
+
+    @contextlib.contextmanager
+    def proxy(self, child, variable):
+        """Put a Proxy in front of what the variable of the API or the function points to, while the block runs."""
+        host, port = child.environment[variable].rsplit(":", 1)
+        with Proxy(int(port)) as proxy, self.environment(child, **{variable: f"{host}:{proxy.port}"}):
+            yield proxy
+
+    @staticmethod
+    def restart(child, environment=None):
+        """Start the API or the function anew, in another environment if one is given."""
+        child.stop()
+        child.environment = environment or child.environment
+        child.start()
+
+    def workers(self):
+        """Return gunicorn's workers as psutil processes."""
+        return psutil.Process(self.stack.api.process.pid).children()
+
+    def runtime(self):
+        """Return the function's Python as a psutil process."""
+        return psutil.Process(self.stack.function.process.pid).children()[0]
+
+    def collector(self):
+        """Return the Collector as a psutil process."""
+        return psutil.Process(self.stack.collector.process.pid)
+
+    @contextlib.contextmanager
+    def stopped(self, process):
+        """Stop a process (SIGSTOP) while the block runs."""
+        process.suspend()
+        try:
+            yield
+        finally:
+            process.resume()
+
+    @contextlib.contextmanager
+    def ingress(self, answer):
+        """Let the ingress answer as answer(context, spans) does while the block runs; see Ingress."""
+
+        def noted(context, spans):
+            accepted = ()
+            try:
+                accepted = answer(context, spans)
+            finally:
+                kept = {span.span_id for span in accepted}
+                self.evidence.refused += [span for span in spans if span.span_id not in kept]
+            return accepted
+
+        self.stack.ingress.answer = noted
+        try:
+            yield
+        finally:
+            self.stack.ingress.answer = None
+
+    # Evidence
+
+    def collector_counts(self, name):
+        """Return one of the Collector's own metrics about spans, such as receiver_accepted_spans; 0 until it exists."""
+        url = f"http://127.0.0.1:{self.stack.ports.collector_metrics}/metrics"
+        with urllib.request.urlopen(url, timeout=20) as response:
+            lines = response.read().decode().splitlines()
+        found = [line for line in lines if re.match(rf"otelcol_{name}(_total)?({{|$| )", line)]
+        return round(sum(float(line.split()[-1]) for line in found if 'data_type="metrics"' not in line))
+
+    def log(self, child):
+        """Return what a program has logged since the drill began."""
+        with child.log_file.open("rb") as file:
+            file.seek(self._offsets[child])
+            return file.read().decode(errors="replace")
+
+    def onboarded(self):
+        """Return how many lines say that a customer was onboarded."""
+        return len(ONBOARDED.findall(self.log(self.stack.function)))
+
+    def drain(self):
+        """Wait until every message is processed or dead-lettered."""
+        poll_until(lambda: self._queued() == 0, "an empty queue", PATIENCE)
+
+    def settle(self):
+        """Wait until every message is done with and nothing more arrives; a retaining function is called again."""
+        self.drain()
+        poll_until(self._nothing_kept, "a complete flush", PATIENCE)
+        seen = {"count": -1, "since": 0.0}
+
+        def quiet():
+            count = self.collector_counts("receiver_accepted_spans") + len(self.stack.ingress.spans())
+            if count != seen["count"] or self.collector_counts("exporter_queue_size"):
+                seen.update(count=count, since=time.monotonic())
+            return time.monotonic() - seen["since"] > QUIET_SECONDS
+
+        poll_until(quiet, "quiet", PATIENCE)
+
+    def _queued(self):
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        answer = self.stack.sqs.get_queue_attributes(QueueUrl=self.stack.queue_url, AttributeNames=names)
+        return sum(map(int, answer["Attributes"].values()))
+
+    def _nothing_kept(self):
+        flushes = re.findall(r"Flush (?:complete|incomplete) .*", self.log(self.stack.function))
+        if not flushes or "incomplete" not in flushes[-1] or "remaining=0" in flushes[-1]:
+            return True
+        self.post()
+        time.sleep(1)  # between two requests, not for anything
+        return False
+
+    def account(self):
+        """Settle, and return the Row; raises AssertionError with what does not add up after a while."""
+        self.settle()
+        deadline = time.monotonic() + 20
+        while (row := self._account()).problems and time.monotonic() < deadline:
+            time.sleep(0.5)
+        self.row = row
+        assert not row.problems, "\n".join(row.problems)
+        return row
+
+    def _account(self):
+        evidence, ingress = self.evidence, self.stack.ingress
+        evidence.function_log, evidence.api_log = self.log(self.stack.function), self.log(self.stack.api)
+        evidence.dead_letters |= self._empty(self.stack.dead_letter_queue_url)
+        evidence.spans, evidence.points = ingress.spans(), ingress.points()
+        ended = [life for life in evidence.lives if life.ended]
+        evidence.lives = [*ended, Life(self.collector_counts("receiver_accepted_spans"))]
+        return account(self._fault, evidence)
+
+    def _empty(self, queue_url):
+        found = {}
+        while messages := self.stack.sqs.receive_message(QueueUrl=queue_url, MaxNumberOfMessages=10).get("Messages"):
+            for message in messages:
+                with contextlib.suppress(ValueError, AttributeError):
+                    found[message["MessageId"]] = str(json.loads(message["Body"]).get("request_id", ""))
+                found.setdefault(message["MessageId"], "")
+                self.stack.sqs.delete_message(QueueUrl=queue_url, ReceiptHandle=message["ReceiptHandle"])
+        return found
+
+
+def refuse(code, retry_after=None):
+    """Return an answer for the ingress: this status code; retry_after: seconds for google.rpc.RetryInfo.
+
+    https://opentelemetry.io/docs/specs/otlp/#otlpgrpc-throttling
+    """
+
+    def answer(context, spans):
+        if retry_after is not None:
+            status = status_pb2.Status(code=code.value[0], message="as the drill asked")
+            status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay={"seconds": retry_after}))
+            context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+        context.abort(code, "as the drill asked")
+
+    return answer
+
+
+UNAVAILABLE = refuse(grpc.StatusCode.UNAVAILABLE)

@@ -1,0 +1,93 @@
+"""A TCP proxy that does to connections what networks, load balancers and frozen sandboxes do."""
+
+import contextlib
+import socket
+import threading
+import time
+
+
+class Proxy:
+    """Listens on 127.0.0.1:port and passes everything on to 127.0.0.1:target; a context manager.
+
+    mode is "pass", "black hole" (reads everything, passes nothing on), "deaf" (passes requests on, swallows what is
+    answered), "refuse" (resets every new connection) or "answer" (answers every request with the bytes in reply, and
+    closes). delay: seconds that every piece of an answer is late. Changes count at once, for open connections, too.
+    """
+
+    def __init__(self, target):
+        self.mode, self.delay, self.reply = "pass", 0, b""
+        self._target = target
+        self._dead, self._open = set(), set()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+
+    def __enter__(self):
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for connection in list(self._open):
+            _reset(connection)
+
+    def cut(self):
+        """Let every open connection go silent without a word to either end, as a NAT that has forgotten it."""
+        self._dead |= self._open
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                if self.mode == "refuse":
+                    _reset(client)
+                else:
+                    threading.Thread(target=self._connect, args=(client,), daemon=True).start()
+
+    def _connect(self, client):
+        try:
+            server = socket.create_connection(("127.0.0.1", self._target), timeout=10)
+        except OSError:
+            return _reset(client)
+        server.settimeout(None)
+        self._open |= {client, server}
+        threading.Thread(target=self._pump, args=(server, client, True), daemon=True).start()
+        self._pump(client, server, False)
+
+    def _pump(self, source, sink, is_answer):
+        with contextlib.suppress(OSError):
+            while piece := source.recv(65536):
+                if self.mode == "answer" and not is_answer:
+                    source.sendall(self.reply)
+                    break
+                if is_answer:
+                    time.sleep(self.delay)
+                if not (source in self._dead or self.mode == "black hole" or (self.mode == "deaf" and is_answer)):
+                    sink.sendall(piece)
+        if source not in self._dead:
+            for end in (source, sink):
+                self._open.discard(end)
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+                end.close()
+
+
+@contextlib.contextmanager
+def unreachable_port():
+    """A port on which a connection is never accepted and never refused: its backlog is full."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+def _reset(connection):
+    """Close with RST, as a host that knows nothing of the connection."""
+    with contextlib.suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        connection.close()
