@@ -1,0 +1,3 @@
+#!/usr/bin/env bash
+# Records its arguments in $CALLS.
+echo "traffic $*" >> "$CALLS"
