@@ -16,6 +16,7 @@ from opentelemetry.trace import SpanKind
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, ServiceUnavailable
 
 CUSTOMER_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+SIMULATIONS = ("failure", "failure_once", "slow")  # what the Lambda is to do with a smoke request
 MAX_BODY = 64 * 1024  # bytes
 HTTP_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 CONTEXT_ATTRIBUTES = ("traceparent", "tracestate", "baggage")
@@ -86,6 +87,8 @@ def _read_message(source):
     customer_id = message.get("customer_id")
     if not (isinstance(customer_id, str) and CUSTOMER_ID.fullmatch(customer_id)):
         abort(400, "customer_id must be a string of 1 to 64 characters out of A-Z, a-z, 0-9, _ and -.")
+    if "simulate" in message and (source != "smoke" or message["simulate"] not in SIMULATIONS):
+        abort(400, f"simulate is for /telemetry/smoke only, and one of {', '.join(SIMULATIONS)}.")
     return message, body
 
 

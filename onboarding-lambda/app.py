@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import time
 
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
@@ -11,6 +12,7 @@ from opentelemetry.trace import Link, SpanKind, StatusCode
 import telemetry
 
 IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,64}")
+RESERVED_MILLIS = 4000  # no record is begun with less time left: the flush, its margin and one slow record
 
 log = logging.getLogger("onboarding-lambda")
 log.setLevel(logging.INFO)
@@ -31,7 +33,7 @@ def handler(event, context):
         with tracer.start_as_current_span("sqs.batch", Context(), SpanKind.SERVER, invocation) as batch:
             records = event["Records"]
             batch.set_attribute("messaging.batch.message_count", len(records))
-            failed = [record["messageId"] for record in records if not _process_record(record, context.aws_request_id)]
+            failed = [record["messageId"] for record in records if not _process_record(record, context)]
             if failed:
                 batch.set_status(StatusCode.ERROR, f"{len(failed)} of {len(records)} records failed")
     finally:
@@ -39,7 +41,7 @@ def handler(event, context):
     return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failed]}
 
 
-def _process_record(record, invocation_id):
+def _process_record(record, context):
     """Process one record in a span under its own producer, linked to the batch and back; return if it succeeded."""
     batch = trace.get_current_span()
     try:
@@ -54,7 +56,10 @@ def _process_record(record, invocation_id):
             span.set_attribute("messaging.operation.name", "process")
             span.set_attribute("messaging.operation.type", "process")
             span.set_attribute("messaging.message.id", record["messageId"])
-            span.set_attribute("faas.invocation_id", invocation_id)
+            span.set_attribute("aws.sqs.receive_count", _receive_count(record))
+            span.set_attribute("faas.invocation_id", context.aws_request_id)
+            if context.get_remaining_time_in_millis() < RESERVED_MILLIS:
+                raise TimeoutError("too little time is left in this invocation")
             process(record)
     except Exception as error:  # outside the span, which has recorded it and is ERROR by now
         log.error("failed message_id=%s: %r", record["messageId"], error)
@@ -70,8 +75,22 @@ def process(message):
     for key in ("customer_id", "request_id"):
         if not (isinstance(customer.get(key), str) and IDENTIFIER.fullmatch(customer[key])):
             raise ValueError(f"{key} is not a string of 1 to 64 characters out of A-Z, a-z, 0-9, _ and -")
+    _simulate(customer.get("simulate"), _receive_count(message))
     ids = (customer["customer_id"], customer["request_id"], message["messageId"])
     log.info("onboarded customer_id=%s request_id=%s message_id=%s", *ids)
+
+
+def _simulate(what, receive_count):
+    """Fail or be slow because the smoke request asked for it, to show retries, dead letters and errors on demand."""
+    if what == "failure" or (what == "failure_once" and receive_count == 1):
+        raise RuntimeError(f"simulate={what}")
+    if what == "slow":
+        time.sleep(1)
+
+
+def _receive_count(record):
+    """Return how often SQS has delivered this record, 1 for the first time."""
+    return int(record["attributes"]["ApproximateReceiveCount"])
 
 
 def _extract_parent(record):

@@ -43,9 +43,9 @@ def test_ctrl_c_ends_it_with_the_summary(stack):
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("",), ("--help",), ("host", "x"), ("host", "1", "-1"), ("a", "1", "1", "1")]
+    "arguments", [(), ("",), ("--help",), ("host", "x"), ("host", "1", "-1"), ("a", "1", "1", "x")]
 )
 def test_wrong_usage_exits_2_with_the_usage(arguments):
     done = run(*arguments)
     assert done.returncode == 2
-    assert "Usage: generate-sustained-traffic.sh HOST [DURATION] [INTERVAL]" in done.stderr
+    assert "Usage: generate-sustained-traffic.sh HOST [DURATION] [INTERVAL] [FAIL_EVERY]" in done.stderr

@@ -128,6 +128,29 @@ def test_an_accepted_request_is_answered_and_sent_as_the_contract_says(api, path
     }
 
 
+@pytest.mark.parametrize("simulate", ["failure", "failure_once", "slow"])
+def test_a_smoke_request_may_ask_the_function_for_a_failure(api, simulate):
+    assert api.post({"customer_id": "TEST-001", "simulate": simulate}, "/telemetry/smoke").status_code == 202
+    assert json.loads(api.sqs.messages[0]["MessageBody"])["simulate"] == simulate
+
+
+@pytest.mark.parametrize(
+    ("path", "simulate"),
+    [
+        pytest.param("/telemetry/smoke", "fail", id="unknown"),
+        pytest.param("/telemetry/smoke", "", id="empty"),
+        pytest.param("/telemetry/smoke", None, id="null"),
+        pytest.param("/telemetry/smoke", ["failure"], id="a list"),
+        pytest.param("/customers", "failure", id="on the business route"),
+    ],
+)
+def test_any_other_simulation_is_refused_by_name(api, path, simulate):
+    answer = api.post({"customer_id": "TEST-001", "simulate": simulate}, path)
+    assert (answer.status_code, api.sqs.messages) == (400, [])
+    sentence = "simulate is for /telemetry/smoke only, and one of failure, failure_once, slow."
+    assert answer.get_json() == {"error": sentence}
+
+
 def test_request_id_and_source_of_the_client_are_overwritten(api):
     answer = api.post({"customer_id": "TEST-001", "request_id": "theirs", "source": "theirs"})
     sent = json.loads(api.sqs.messages[0]["MessageBody"])

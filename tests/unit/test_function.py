@@ -162,6 +162,7 @@ def test_the_process_span_says_what_was_received_from_where(function):
         "messaging.operation.name": "process",
         "messaging.operation.type": "process",
         "messaging.message.id": "message-1",
+        "aws.sqs.receive_count": 1,
         "faas.invocation_id": "invocation-1",
     }
     assert expected.items() <= dict(function.spans.one("sqs.process").attributes).items()
@@ -257,3 +258,42 @@ def test_the_function_never_imports_boto3(loaded_function):
         check=True,
     )
     assert done.stdout.split() == []
+
+
+def test_a_redelivery_says_so_on_its_span(function):
+    function.invoke({"Records": [record(1, attributes={"ApproximateReceiveCount": "3"})]})
+    assert function.spans.one("sqs.process").attributes["aws.sqs.receive_count"] == 3
+
+
+def test_when_time_runs_short_the_rest_of_the_batch_is_reported_and_visible(function):
+    remaining = iter([15_000, 4_000, 3_999, 100, 0])
+    function.context.get_remaining_time_in_millis = lambda: next(remaining)
+    answer = function.invoke({"Records": [record(n) for n in range(1, 6)]})
+    assert answer == failures(3, 4, 5)
+    statuses = [span.status for span in function.spans.named("sqs.process")]
+    assert [status.status_code for status in statuses] == [StatusCode.UNSET] * 2 + [StatusCode.ERROR] * 3
+    assert statuses[-1].description == "TimeoutError: too little time is left in this invocation"
+    assert len(function.flushes) == 1
+
+
+@pytest.mark.parametrize(
+    ("simulate", "receive_count", "answer"),
+    [
+        ("failure", 1, failures(1)),
+        ("failure", 4, failures(1)),
+        ("failure_once", 1, failures(1)),
+        ("failure_once", 2, failures()),
+        ("slow", 1, failures()),
+        ("anything else", 1, failures()),
+        (["failure"], 1, failures()),
+    ],
+)
+def test_a_smoke_request_can_ask_for_a_failure_or_a_slow_record(function, monkeypatch, simulate, receive_count, answer):
+    slept = []
+    monkeypatch.setattr(function.module.time, "sleep", slept.append)
+    message = record(1, GOOD | {"simulate": simulate}, attributes={"ApproximateReceiveCount": str(receive_count)})
+    assert function.invoke({"Records": [message]}) == answer
+    assert slept == ([1] if simulate == "slow" else [])
+    span = function.spans.one("sqs.process")
+    if answer == failures(1):
+        assert span.status.description == f"RuntimeError: simulate={simulate}"
