@@ -1,18 +1,21 @@
 """make demo: runs the whole path on this machine and shows its trace, its RED metrics and its log lines."""
 
 import argparse
+import contextlib
 import json
 import os
 import signal
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections import Counter
 
+import live
+import own_coralogix
 import shipped
 import view
 from stack import TOOLS, Ports, Stack, StackError, poll_until
+from trace_viewer import Feed, TraceViewer
 
 PORTS = {"api": 8000, "collector": 4317, "health_check": 13133}
 RUN_DIR = TOOLS / "run"
@@ -26,22 +29,41 @@ def main():
     once = parser.parse_args().once
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.default_int_handler)
+    for name in ("no_proxy", "NO_PROXY"):  # whatever proxy there is, this machine is not behind it
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))
     try:
-        print("Starting SQS, Collector, Lambda emulator and API ...", flush=True)
-        with Stack(RUN_DIR, Ports(**PORTS)) as stack:
-            show_one_request(stack)
-            if not once:
-                stay(stack)
+        run(once, own_coralogix.account(os.environ))
     except StackError as error:
-        print(f"The demo stopped: {error}", file=sys.stderr)
+        # Whatever a program's last words are, they don't show the key.
+        key = os.environ.get("CORALOGIX_PRIVATE_KEY") or "\n"
+        print(f"The demo stopped: {error}".replace(key, "(the key)"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nStopped.")
     return 0
 
 
+def run(once, coralogix):
+    """Start everything, show one request, and unless once stay up; coralogix: both variables of an account, or None."""
+    print("Starting SQS, Collector, Lambda emulator and API ...", flush=True)
+    with contextlib.ExitStack() as started:
+        feed = None if once else started.enter_context(Feed())
+        stack = Stack(
+            RUN_DIR,
+            Ports(**PORTS),
+            coralogix=coralogix,
+            viewer_address=feed and feed.address,
+            most_spans=1000,  # the first request's are shown, later ones only counted
+        )
+        started.enter_context(stack)
+        trace_id = show_one_request(stack)
+        show_delivery(stack, coralogix)
+        if not once:
+            stay(stack, started.enter_context(TraceViewer(feed, RUN_DIR, trace_id)), coralogix)
+
+
 def show_one_request(stack):
-    """Send one request and print its answer, trace, metrics and log lines as each of them arrives."""
+    """Send one request, print its answer, trace, metrics and log lines as each of them arrives; return the trace id."""
     path = "/telemetry/smoke"
     answer = post(stack.url + path, {"customer_id": "TEST-001"})
     print(f"\nPOST {path} answered 202 {json.dumps(answer)}")
@@ -61,7 +83,16 @@ def show_one_request(stack):
 
     print("Log lines of the API and the Lambda:\n")
     for child in (stack.api, stack.function):
-        print_log_lines(child.name, child.log_file.read_text().splitlines())
+        print("\n".join(live.ours(child.name, child.log_file.read_text().splitlines())), flush=True)
+    return answer["trace_id"]
+
+
+def show_delivery(stack, coralogix):
+    """Print that the account has accepted the spans, if there is one; raises StackError when it has not."""
+    if coralogix:
+        host = f"ingress.{coralogix['CORALOGIX_DOMAIN']}"
+        own_coralogix.wait_until_accepted(stack, host)
+        print(f"\n{host} has accepted {own_coralogix.accepted(stack)} spans of it.")
 
 
 def post(url, body):
@@ -116,8 +147,8 @@ def calls(rows):
     return Counter({(row.service, row.span, row.kind): row.calls for row in rows})
 
 
-def stay(stack):
-    """Say how to go on, then show log lines until Ctrl-C; raises StackError when a process dies."""
+def stay(stack, viewer, coralogix):
+    """Say how to go on, then show what happens until Ctrl-C; raises StackError when a process dies."""
     print(
         f"""
 The demo stays up until Ctrl-C. In another terminal:
@@ -127,21 +158,14 @@ The demo stays up until Ctrl-C. In another terminal:
 """,
         flush=True,
     )
-    logs = [(child.name, child.log_file.open()) for child in (stack.api, stack.function)]
-    for _, log in logs:
-        log.seek(0, os.SEEK_END)
-    while True:
-        stack.check_running()
-        for name, log in logs:
-            print_log_lines(name, log)
-        time.sleep(0.2)
 
+    def status():
+        if coralogix:
+            yield f"{own_coralogix.accepted(stack)} spans accepted by Coralogix"
+        if viewer.page:
+            yield f"{viewer.page}/traces"
 
-def print_log_lines(name, lines):
-    """Print those of a program's log lines that this project's code has written."""
-    for text in lines:
-        if any(word in text for word in ("PRODUCER ", "extracted ", "onboarded ", "failed ", "Flush ")):
-            print(f"  {name}: {text.rstrip().expandtabs(1)}", flush=True)
+    live.follow(stack, viewer.news, status)
 
 
 if __name__ == "__main__":

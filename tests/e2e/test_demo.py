@@ -1,68 +1,32 @@
 """make demo: what it prints, how it ends, and that it leaves nothing behind."""
 
+import contextlib
+import json
 import os
-import signal
+import pty
+import re
 import socket
 import subprocess
-import sys
+import threading
+import urllib.request
 from pathlib import Path
 
-import psutil
 import pytest
 
 import shipped
-from stack import poll_until
+from stack import free_port, poll_until
 
 GOLDEN_TRACE = (shipped.ROOT / "tests/golden-trace.txt").read_text()
-# make demo, but for the documented ports and the run directory, which a demo that is up would have taken.
-RUN = "import pathlib, sys, demo; demo.PORTS, demo.RUN_DIR = {ports}, pathlib.Path({run_dir!r}); sys.exit(demo.main())"
-
-
-@pytest.fixture
-def demo(tmp_path):
-    """demo(*arguments, ports) starts the demo; returns the process. Whatever is left of it is killed at the end."""
-    started = []
-
-    def start(*arguments, ports=None, **environment):
-        program = RUN.format(ports=ports or {}, run_dir=str(tmp_path / "run"))
-        with (tmp_path / "out").open("w") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-c", program, *arguments],
-                cwd=shipped.ROOT / "infrastructure/local",
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        process.output = tmp_path / "out"
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-
-
-def offspring(run_dir):
-    """Return the living processes that were started with that run_dir."""
-    found = []
-    for process in psutil.process_iter(["environ", "status"]):
-        environment = process.info["environ"] or {}
-        if environment.get("HOME") == str(run_dir) and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found.append(process)
-    return found
-
-
-def wait_for_output(process, words, timeout=60):
-    """Wait until the demo has printed the words."""
-    poll_until(lambda: words in process.output.read_text() or process.poll() is not None, repr(words), timeout)
-    assert words in process.output.read_text()
+STAYS = "The demo stays up until Ctrl-C"
+COLOURS = re.compile(r"\x1b\[[\d;]*m")
+HEADINGS = r"service +span +kind +calls +errors +calls/s +p95 ms"
 
 
 def test_once_prints_the_golden_trace_red_and_log_lines_and_leaves_nothing(demo, tmp_path):
-    process = demo("--once")
-    assert process.wait(timeout=90) == 0, process.output.read_text()
-    output = process.output.read_text()
+    built = tmp_path / "built"
+    running = demo("--once", build=["touch", built])
+    assert running.ended() == 0, running.output()
+    output = running.output()
     for line in GOLDEN_TRACE.splitlines():
         assert f"\n  {line}" in output
     for row in (
@@ -78,27 +42,28 @@ def test_once_prints_the_golden_trace_red_and_log_lines_and_leaves_nothing(demo,
     ):
         assert words in output
     assert "warn" not in output.lower()
-    assert offspring(tmp_path / "run") == []
+    assert running.offspring() == []
+    assert "viewer" not in output
+    assert not built.exists()
 
 
-@pytest.mark.parametrize("moment", ["Starting", "The demo stays up until Ctrl-C"])
-def test_ctrl_c_stops_everything(demo, tmp_path, moment):
-    process = demo()
-    wait_for_output(process, moment)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 0, process.output.read_text()
-    assert process.output.read_text().endswith("Stopped.\n")
-    assert offspring(tmp_path / "run") == []
+@pytest.mark.parametrize("moment", ["Starting", STAYS])
+def test_ctrl_c_stops_everything(demo, moment):
+    running = demo()
+    running.wait_for(moment)
+    assert running.interrupt() == 0, running.output()
+    assert running.output().endswith("Stopped.\n")
+    assert running.offspring() == []
 
 
-def test_a_child_that_dies_is_named(demo, tmp_path):
-    process = demo()
-    wait_for_output(process, "The demo stays up until Ctrl-C")
-    collector = next(p for p in offspring(tmp_path / "run") if "otelcol" in p.cmdline()[0])
+def test_a_child_that_dies_is_named(demo):
+    running = demo()
+    running.wait_for(STAYS)
+    collector = next(p for p in running.offspring() if "otelcol" in p.cmdline()[0])
     collector.kill()
-    assert process.wait(timeout=60) == 1
-    assert "The demo stopped: otel-collector has died." in process.output.read_text()
-    assert offspring(tmp_path / "run") == []
+    assert running.ended() == 1
+    assert "The demo stopped: otel-collector has died." in running.output()
+    assert running.offspring() == []
 
 
 def test_a_port_in_use_is_named(demo):
@@ -106,16 +71,70 @@ def test_a_port_in_use_is_named(demo):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        process = demo("--once", ports={"api": port})
-        assert process.wait(timeout=60) == 1
-        assert f"The demo stopped: port {port} (api) is in use" in process.output.read_text()
+        running = demo("--once", ports={"api": port})
+        assert running.ended() == 1
+        assert f"The demo stopped: port {port} (api) is in use" in running.output()
 
 
 def test_a_missing_tool_is_named(demo, tmp_path):
-    process = demo("--once", OTELCOL=str(tmp_path / "no-such-otelcol"))
-    assert process.wait(timeout=60) == 1
-    assert "The demo stopped: otel-collector did not start." in process.output.read_text()
-    assert offspring(tmp_path / "run") == []
+    running = demo("--once", OTELCOL=str(tmp_path / "no-such-otelcol"))
+    assert running.ended() == 1
+    assert "The demo stopped: otel-collector did not start." in running.output()
+    assert running.offspring() == []
+
+
+def test_a_proxy_in_the_environment_is_not_asked_for_this_machine(demo):
+    running = demo("--once", **dict.fromkeys(("http_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"))
+    assert running.ended() == 0, running.output()
+
+
+def test_without_a_terminal_plain_lines_follow_the_traffic(demo):
+    port = free_port()
+    running = demo(ports={"api": port})
+    running.wait_for(STAYS)
+    answer = onboard(port, "PLAIN-1")
+    output = running.wait_for("onboarding-lambda: onboarded customer_id=PLAIN-1")
+    assert f"onboarding-api: INFO PRODUCER trace_id={answer['trace_id']}" in output
+    running.wait_for("\n10 spans received, 0 in the queue, 0 in the dead-letter queue")
+    assert re.search(HEADINGS, output)
+    assert re.search(r"onboarding-lambda +sqs.process +CONSUMER +2 +0", running.output())
+    assert "\x1b" not in running.output()
+    assert running.interrupt() == 0
+
+
+def test_on_a_terminal_log_lines_pass_above_a_summary_that_is_drawn_anew(demo):
+    port, (screen, terminal), drawn = free_port(), pty.openpty(), bytearray()
+    running = demo(ports={"api": port}, stdout=terminal, TERM="xterm-256color", COLUMNS="120", LINES="40")
+    os.close(terminal)
+    threading.Thread(target=copy, args=(screen, drawn), daemon=True).start()
+
+    def shows(pattern):
+        poll_until(lambda: re.search(pattern, COLOURS.sub("", drawn.decode(errors="replace")), re.DOTALL), pattern, 60)
+
+    shows(HEADINGS)
+    onboard(port, "LIVE-1")
+    shows(r"onboarded customer_id=LIVE-1.*sqs\.process +CONSUMER +2 +0.*10 spans received")
+    assert b"\x1b[1A" in drawn  # the cursor goes up, to where the summary begins
+    assert running.interrupt() == 0
+    shows("Stopped")
+
+
+def onboard(port, customer_id):
+    """Send one request; return its answer."""
+    body = json.dumps({"customer_id": customer_id}).encode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/telemetry/smoke", body, {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=20) as response:
+        return json.load(response)
+
+
+def copy(screen, drawn):
+    """Append to drawn what a terminal shows, until nobody has it open any more, which Linux reports as an error."""
+    with contextlib.suppress(OSError):
+        while content := os.read(screen, 65536):
+            drawn += content
+    os.close(screen)
 
 
 def test_install_names_the_remedy_when_python_cannot_make_virtual_environments(tmp_path):

@@ -1,0 +1,76 @@
+"""make demo with an account of one's own: which one, and whether it accepts what the Collector sends there."""
+
+import json
+import os
+import re
+import socket
+import ssl
+import time
+import urllib.request
+
+from stack import StackError
+
+NAMES = ("CORALOGIX_DOMAIN", "CORALOGIX_PRIVATE_KEY")
+EXPORTER = "otlp_grpc/coralogix"
+REFUSED = ("Unauthenticated", "PermissionDenied")
+
+
+def account(environment):
+    """Return both variables out of environment, or None for neither; raises StackError when only one is set."""
+    found = {name: environment[name] for name in NAMES if environment.get(name)}
+    if len(found) == 1:
+        (there,), (missing,) = found, set(NAMES) - set(found)
+        raise StackError(f"{there} is set and {missing} is not: set both to send to your Coralogix, or none of them")
+    return found or None
+
+
+def wait_until_accepted(stack, host, timeout=12.0):
+    """Wait until the account's ingress has accepted spans; raises StackError with the reason when it has not.
+
+    timeout: seconds; the exporter waits 5 for an answer, and about 5 more until it tries again.
+    """
+    deadline = time.monotonic() + timeout
+    while not accepted(stack):
+        stack.check_running()
+        reason = failure(stack)
+        if any(code in reason for code in REFUSED):
+            raise StackError(
+                f"{host}:443 refuses: {reason}. Is CORALOGIX_PRIVATE_KEY a Send-Your-Data key of this domain?"
+            )
+        if (found := reason and obstacle(host)) or time.monotonic() > deadline:
+            cause = found or reason or "no answer so far"
+            raise StackError(
+                f"{host}:443 can't be reached: {cause}. Is there a network, and is CORALOGIX_DOMAIN right?"
+            )
+        time.sleep(0.2)
+
+
+def accepted(stack):
+    """Return how many spans the Collector's shipped exporter has delivered, of the Collector's own metrics."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{stack.ports.collector_metrics}/metrics", timeout=5) as response:
+        text = response.read().decode()
+    samples = re.findall(rf'^otelcol_exporter_sent_spans\w*\{{.*exporter="{EXPORTER}".*\}} (\S+)$', text, re.MULTILINE)
+    return int(sum(map(float, samples)))
+
+
+def failure(stack):
+    """Return the newest error of the shipped exporter in the Collector's log, or ""."""
+    with stack.collector.log_file.open("rb") as log:
+        log.seek(max(0, log.seek(0, os.SEEK_END) - 65536))
+        lines = log.read().decode(errors="replace").splitlines()
+    for line in reversed(lines):
+        if f'"{EXPORTER}"' in line and '"error": ' in line:
+            return json.loads(line[line.index("{") :])["error"]
+    return ""
+
+
+def obstacle(host):
+    """Return what is in the way to host:443, or "": for a name nobody knows, gRPC says "no children to pick from"."""
+    if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+        return ""  # then the way is the proxy's, and gRPC tells what it answers
+    try:
+        with socket.create_connection((host, 443), timeout=5) as connection:
+            ssl.create_default_context().wrap_socket(connection, server_hostname=host).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
