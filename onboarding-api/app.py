@@ -57,13 +57,13 @@ def create_app():
 def _accept(sqs, queue_url, source):
     """Return the 202 answer once SQS has the message, or raise the HTTPException that says why not."""
     message, body = _read_message(source)
+    trace_id = trace.format_trace_id(trace.get_current_span().get_span_context().trace_id)
     try:
         message_id = queue_for_processing(sqs, queue_url, body)
     except (BotoCoreError, ClientError, LookupError) as error:
-        log.error("SQS did not take request_id=%s: %r", message["request_id"], error)
+        log.error("SQS did not take request_id=%s trace_id=%s: %r", message["request_id"], trace_id, error)
         raise ServiceUnavailable("The queue did not accept the request; try again.", retry_after=5) from error
     answer = {key: message[key] for key in ("customer_id", "request_id")}
-    trace_id = trace.format_trace_id(trace.get_current_span().get_span_context().trace_id)
     return {"status": "queued", **answer, "message_id": message_id, "trace_id": trace_id}, 202
 
 

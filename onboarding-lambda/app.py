@@ -43,7 +43,7 @@ def handler(event, context):
 
 def _process_record(record, context):
     """Process one record in a span under its own producer, linked to the batch and back; return if it succeeded."""
-    batch = trace.get_current_span()
+    batch, span = trace.get_current_span(), trace.INVALID_SPAN
     try:
         parent = _extract_parent(record)
         producer = trace.get_current_span(parent).get_span_context()
@@ -62,7 +62,7 @@ def _process_record(record, context):
                 raise TimeoutError("too little time is left in this invocation")
             process(record)
     except Exception as error:  # outside the span, which has recorded it and is ERROR by now
-        log.error("failed message_id=%s: %r", record["messageId"], error)
+        log.error("failed message_id=%s trace_id=%s: %r", record["messageId"], _trace_id(span), error)
         return False
     return True
 
@@ -76,8 +76,8 @@ def process(message):
         if not (isinstance(customer.get(key), str) and IDENTIFIER.fullmatch(customer[key])):
             raise ValueError(f"{key} is not a string of 1 to 64 characters out of A-Z, a-z, 0-9, _ and -")
     _simulate(customer.get("simulate"), _receive_count(message))
-    ids = (customer["customer_id"], customer["request_id"], message["messageId"])
-    log.info("onboarded customer_id=%s request_id=%s message_id=%s", *ids)
+    ids = (customer["customer_id"], customer["request_id"], message["messageId"], _trace_id(trace.get_current_span()))
+    log.info("onboarded customer_id=%s request_id=%s message_id=%s trace_id=%s", *ids)
 
 
 def _simulate(what, receive_count):
@@ -91,6 +91,10 @@ def _simulate(what, receive_count):
 def _receive_count(record):
     """Return how often SQS has delivered this record, 1 for the first time."""
     return int(record["attributes"]["ApproximateReceiveCount"])
+
+
+def _trace_id(span):
+    return trace.format_trace_id(span.get_span_context().trace_id)
 
 
 def _extract_parent(record):

@@ -83,7 +83,7 @@ def test_a_bad_record_fails_alone_with_its_exception_on_its_span(function, caplo
     (event,) = spans["message-2"].events
     assert event.name == "exception"
     assert event.attributes["exception.type"]
-    assert [line for line in caplog.messages if line.startswith("failed message_id=message-2: ")]
+    assert [line for line in caplog.messages if line.startswith(f"failed message_id=message-2 trace_id={2:032x}: ")]
     assert all(line.isprintable() for line in caplog.messages)
 
 
@@ -238,7 +238,7 @@ def test_an_onboarded_record_leaves_its_two_lines(function, caplog):
     function.invoke({"Records": [record(7)]})
     assert caplog.messages == [
         f"extracted traceparent {traceparent(7)}",
-        "onboarded customer_id=TEST-001 request_id=request-1 message_id=message-7",
+        f"onboarded customer_id=TEST-001 request_id=request-1 message_id=message-7 trace_id={7:032x}",
     ]
 
 
