@@ -8,7 +8,7 @@ export PYTHON ?= python3
 # OTELCOL=/path/to/otelcol saves building the Collector.
 collector := $(if $(OTELCOL),,.tools/otelcol)
 
-.PHONY: help demo test drills lint lock clean
+.PHONY: help demo test drills bench lint lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -21,6 +21,9 @@ test: .venv/installed $(collector) .tools/aws-lambda-rie ## prove it
 
 drills: .venv/installed $(collector) .tools/aws-lambda-rie ## break it in every way we know, and count
 	@exec .venv/bin/python -m pytest tests/faults -m ""
+
+bench: .venv/installed $(collector) .tools/aws-lambda-rie ## measure what it costs beside what people would pick instead, 15 minutes; QUICK=1: 3
+	@exec .venv/bin/python tests/bench/bench.py $(if $(QUICK),--quick)
 
 lint: .venv/installed ## check style
 	@.venv/bin/ruff check .
