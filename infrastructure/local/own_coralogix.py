@@ -47,8 +47,13 @@ def wait_until_accepted(stack, host, timeout=12.0):
 
 def accepted(stack):
     """Return how many spans the Collector's shipped exporter has delivered, of the Collector's own metrics."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{stack.ports.collector_metrics}/metrics", timeout=5) as response:
-        text = response.read().decode()
+    url = f"http://127.0.0.1:{stack.ports.collector_metrics}/metrics"
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            text = response.read().decode()
+    except OSError as error:
+        stack.check_running()
+        raise StackError(f"{stack.collector.name} does not answer {url}: {error}") from None
     samples = re.findall(rf'^otelcol_exporter_sent_spans\w*\{{.*exporter="{EXPORTER}".*\}} (\S+)$', text, re.MULTILINE)
     return int(sum(map(float, samples)))
 

@@ -102,7 +102,7 @@ class TraceViewer:
                 self._build()
             if not self._stop.is_set():
                 self._show()
-        except StackError as error:
+        except (StackError, OSError) as error:
             self._news.put(f"The demo goes on without the trace viewer: {error}")
 
     def _build(self):
