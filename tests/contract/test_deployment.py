@@ -236,6 +236,8 @@ def test_every_variable_is_set_by_the_readme():
 def test_a_block_can_be_pasted_into_bash_and_zsh(block):
     # An interactive zsh takes a # for a command, and both take ! in double quotes for history.
     assert re.findall(r"^\s*#|\s#\s|!\S", block, re.MULTILINE) == []
+    # These names mean something to zsh.
+    assert re.findall(r"^\s*(?:argv|commands|functions|options|path|pipestatus|status)=", block, re.MULTILINE) == []
 
 
 def test_the_blocks_are_clean_shell(tmp_path):
