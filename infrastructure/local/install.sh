@@ -49,7 +49,7 @@ install_viewer() { # see viewer/go.mod
   local source compiler tools=$PWD/.tools
   source=$(cd "$(dirname "$0")/viewer" && pwd)
   for compiler in "${CC:-gcc}" "${CXX:-g++}"; do
-    [[ -x "$(command -v "$compiler")" ]] ||
+    [[ -x "$(command -v "${compiler%% *}")" ]] ||
       fail "there is no $compiler, which it is built with; on Debian and Ubuntu: apt-get install gcc g++"
   done
   find_go

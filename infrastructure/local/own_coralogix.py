@@ -24,7 +24,7 @@ def account(environment):
     return found or None
 
 
-def wait_until_accepted(stack, host, timeout=12.0):
+def wait_until_accepted(stack, host, timeout=10.0):
     """Wait until the account's ingress has accepted spans; raises StackError with the reason when it has not.
 
     timeout: seconds; the exporter waits 5 for an answer, and about 5 more until it tries again.
