@@ -92,7 +92,7 @@ def show_delivery(stack, coralogix):
     if coralogix:
         host = f"ingress.{coralogix['CORALOGIX_DOMAIN']}"
         own_coralogix.wait_until_accepted(stack, host)
-        print(f"\n{host} has accepted {own_coralogix.accepted(stack)} spans of it.")
+        print(f"\n{host}:443 has accepted {own_coralogix.accepted(stack)} spans.")
 
 
 def post(url, body):

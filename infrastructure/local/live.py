@@ -6,6 +6,7 @@ However long it runs, it keeps one number set for each series and the last WINDO
 import collections
 import contextlib
 import math
+import os
 import time
 from collections import Counter
 
@@ -75,21 +76,21 @@ def red_key(point):
 def quantile(values, share):
     """Return, as text, the bucket in which that share of the spans is reached: a histogram knows no more."""
     buckets = sorted((bound, count) for bound, count in values.items() if not isinstance(bound, str))
-    reached, wanted = 0, share * sum(count for _, count in buckets)
+    reached, wanted, below = 0, share * sum(count for _, count in buckets), 0
     for bound, count in buckets:
         reached += count
         if count and reached >= wanted:
-            return "slowest" if bound == math.inf else f"<= {bound:g}"
+            return f"> {below:g}" if bound == math.inf else f"<= {bound:g}"
+        below = bound
     return "-"
 
 
 class Log:
-    """The lines a program adds to its log file from now on."""
+    """The lines the program called name adds to its log, an open text file, from now on."""
 
-    def __init__(self, child):
-        self._name = child.name
-        self._file = child.log_file.open(errors="replace")
-        self._file.seek(0, 2)
+    def __init__(self, name, file):
+        self._name, self._file = name, file
+        file.seek(0, os.SEEK_END)
 
     def lines(self):
         """Return what is to be shown of the whole lines added since the last call."""
@@ -119,8 +120,9 @@ def follow(stack, news, status):
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 100
-    red, logs = Red(), [Log(child) for child in (stack.api, stack.function)]
+    red, programs = Red(), (stack.api, stack.function)
     with contextlib.ExitStack() as screen:
+        logs = [Log(p.name, screen.enter_context(p.log_file.open(errors="replace"))) for p in programs]
         if console.is_terminal and not console.is_dumb_terminal:
             show = screen.enter_context(Live(console=console, auto_refresh=False)).update
         else:

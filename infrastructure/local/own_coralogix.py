@@ -59,13 +59,14 @@ def accepted(stack):
 
 
 def failure(stack):
-    """Return the newest error of the shipped exporter in the Collector's log, or ""."""
+    """Return the newest error of the shipped exporter in the Collector's log, as "Code: description", or ""."""
     with stack.collector.log_file.open("rb") as log:
         log.seek(max(0, log.seek(0, os.SEEK_END) - 65536))
         lines = log.read().decode(errors="replace").splitlines()
     for line in reversed(lines):
         if f'"{EXPORTER}"' in line and '"error": ' in line:
-            return json.loads(line[line.index("{") :])["error"]
+            error = json.loads(line[line.index("{") :])["error"]
+            return re.sub(r".*code = (\w+) desc = ", r"\1: ", error)
     return ""
 
 

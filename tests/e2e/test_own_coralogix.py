@@ -60,8 +60,8 @@ def carry(source, target):
 @pytest.fixture
 def coralogix(tmp_path):
     """A second ingress, under a certificate of its own for the account's host."""
-    with Ingress(free_port_of := free_port(), KEY, HOST, tmp_path / "coralogix.pem") as ingress:
-        ingress.port = free_port_of
+    with Ingress(port := free_port(), KEY, HOST, tmp_path / "coralogix.pem") as ingress:
+        ingress.port = port
         yield ingress
 
 
@@ -91,7 +91,7 @@ def test_the_account_gets_every_span_and_metric_and_the_terminal_shows_them_too(
     output = running.output()
     for line in GOLDEN_TRACE.splitlines():
         assert f"\n  {line}" in output
-    assert re.search(rf"\n{HOST} has accepted [45] spans", output)
+    assert re.search(rf"\n{HOST}:443 has accepted [1-5] spans\.", output)
     trace_id = re.search(r"The trace (\w{32})", output)[1]
     assert view.tree(view.trace_of(coralogix.spans(), trace_id)) == GOLDEN_TRACE
     poll_until(lambda: {"calls", "compact.calls"} <= {point.name for point in coralogix.points()}, "the RED metrics")
@@ -110,7 +110,7 @@ def test_the_live_view_counts_what_the_account_accepts(demo, coralogix, variable
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
-        ({"CORALOGIX_PRIVATE_KEY": "not-the-key"}, r"refuses: .*Unauthenticated.* Is CORALOGIX_PRIVATE_KEY a "),
+        ({"CORALOGIX_PRIVATE_KEY": "not-the-key"}, r"refuses: Unauthenticated: .* Is CORALOGIX_PRIVATE_KEY a "),
         ({"SSL_CERT_FILE": "/dev/null"}, "can't be reached: .*certificate"),
         ({"HTTPS_PROXY": "http://127.0.0.1:9"}, "can't be reached: .*connection refused"),
         ({"HTTPS_PROXY": ""}, r"can't be reached: .*name resolution|can't be reached: .*[Nn]ame.* not known"),
