@@ -132,8 +132,10 @@ def follow(stack, news, status):
             show(summary(red, (*counts(stack), *status())), refresh=True)
             for _ in range(5):
                 stack.check_running()
-                for line in (*news(), *(line for log in logs for line in log.lines())):
-                    console.print(Text(line, "red" if "failed " in line else ""), soft_wrap=True)
+                lines = [*news(), *(line for log in logs for line in log.lines())]
+                if lines:  # all at once: below each thing that is printed the summary is drawn again
+                    texts = (Text(line, "red" if "failed " in line else "") for line in lines)
+                    console.print(Text("\n").join(texts), soft_wrap=True)
                 time.sleep(0.2)
 
 
