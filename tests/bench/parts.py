@@ -1,15 +1,17 @@
 """The processes around what is measured: null SQS, the sinks, the Collector, on ports of their own."""
 
 import json
+import subprocess
 import sys
 import time
 import urllib.request
 from pathlib import Path
 
+import psutil
 from measure import BENCH, environment_of
 
 import shipped
-from stack import CLIENT_KEYS, Child, Stack, free_port
+from stack import CLIENT_KEYS, Child, Stack, StackError, free_port
 
 PROGRAMS = BENCH / "programs"
 QUIET_SECONDS = 6  # longer than any variant keeps spans without trying to send them
@@ -44,18 +46,32 @@ class Parts(Stack):
         with urllib.request.urlopen(f"http://127.0.0.1:{self.sinks_port}/{path}", timeout=30) as response:
             return json.load(response)
 
-    def wait_for_roots(self, expected):
+    @property
+    def variables(self):
+        """What the placeholders in the shipped files stand for."""
+        return self._variables
+
+    def wait_for_quiet(self, seconds=1.5):
+        """Wait until nothing more arrives at the sinks, and return their counts."""
+        return self.wait_for_roots({"": 1}, seconds)
+
+    def wait_for_roots(self, expected, quiet=QUIET_SECONDS):
         """Wait until every reporter in {reporter: roots} has reported so many, or nothing more comes; return counts."""
         before, since = None, time.monotonic()
         while True:
             counts = self.ask_sinks()
+            counts.pop("metrics", None)  # the Collector repeats them every second
             if all(counts.get(name, {}).get("roots", 0) >= roots for name, roots in expected.items()):
                 return counts
             if counts != before:
                 before, since = counts, time.monotonic()
-            elif time.monotonic() - since > QUIET_SECONDS:
+            elif time.monotonic() - since > quiet:
                 return counts
             time.sleep(0.2)
+
+    def trace_requests(self):
+        """Return how many requests with spans the ingress has got."""
+        return self.ask_sinks().get("traces", {}).get("requests", 0)
 
     def aws_environment(self):
         """Return what boto3 needs to find the queue."""
@@ -81,3 +97,28 @@ class Parts(Stack):
 def with_bin(environment, directory: Path):
     """Return an environment in which programs are those of a virtual environment."""
     return {**environment, "PATH": f"{directory}:/usr/bin:/bin"}
+
+
+class Worker:
+    """A program that answers each line on its standard input with a line of JSON."""
+
+    def __init__(self, name, command, environment, run_dir, cwd=None):
+        self.name = name
+        self._log = (run_dir / f"{name}.log").open("ab")
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._log}
+        words = [str(word) for word in command]
+        self._process = subprocess.Popen(words, env=environment, cwd=cwd, text=True, **pipes)
+        self.process = psutil.Process(self._process.pid)
+
+    def ask(self, *words):
+        """Return the answer to a line of words; raises StackError when the program has ended."""
+        print(*words, file=self._process.stdin, flush=True)
+        if not (answer := self._process.stdout.readline()):
+            raise StackError(f"{self.name} has died; its last words are in {self._log.name}")
+        return json.loads(answer)
+
+    def stop(self):
+        """End the program."""
+        self._process.kill()
+        self._process.communicate()
+        self._log.close()

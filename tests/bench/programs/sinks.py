@@ -34,7 +34,9 @@ class _Counts:
         self.forget()
 
     def forget(self):
-        self._found = collections.defaultdict(lambda: {"roots": 0, "names": collections.Counter(), "bytes": 0})
+        self._found = collections.defaultdict(
+            lambda: {"roots": 0, "names": collections.Counter(), "bytes": 0, "requests": 0}
+        )
 
     def add(self, reporter, names=(), roots=0, size=0):
         with self._lock:
@@ -42,6 +44,7 @@ class _Counts:
             found["names"].update(names)
             found["roots"] += roots
             found["bytes"] += size
+            found["requests"] += 1
 
     def json(self):
         with self._lock:

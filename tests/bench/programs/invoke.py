@@ -1,0 +1,63 @@
+"""Loads a function and calls its handler as often as each line on standard input says: invoke.py MODULE.
+
+A line is "BATCH INVOCATIONS"; the answer is a line of JSON: CPU seconds of the process for all of it, seconds of each
+invocation. The log goes where awslambdaric would print it, in the same format.
+"""
+
+import importlib
+import json
+import logging
+import sys
+import time
+import uuid
+from types import SimpleNamespace
+
+FORMAT = "[%(levelname)s]\t%(asctime)s.%(msecs)03dZ\t%(message)s"
+
+
+def record(number):
+    """Return one record as the API's messages arrive, of the trace with that number."""
+    body = {"customer_id": "TEST-001", "request_id": str(uuid.uuid4()), "source": "smoke"}
+    traceparent = {"stringValue": f"00-{number + 1:032x}-{number + 1:016x}-03", "dataType": "String"}
+    return {
+        "messageId": str(uuid.uuid4()),
+        "receiptHandle": "handle",
+        "body": json.dumps(body),
+        "attributes": {"ApproximateReceiveCount": "1", "SentTimestamp": "1790000000000"},
+        "messageAttributes": {"traceparent": {**traceparent, "stringListValues": [], "binaryListValues": []}},
+        "eventSource": "aws:sqs",
+        "eventSourceARN": f"arn:aws:sqs:us-east-1:{0:012}:cal-onboarding-queue",
+        "awsRegion": "us-east-1",
+    }
+
+
+def context():
+    """Return what the handler is told about its invocation."""
+    return SimpleNamespace(
+        aws_request_id=str(uuid.uuid4()),
+        function_name="cal-onboarding-lambda",
+        invoked_function_arn=f"arn:aws:lambda:us-east-1:{0:012}:function:cal-onboarding-lambda",
+        get_remaining_time_in_millis=lambda: 15_000,
+    )
+
+
+def main(module):
+    """Answer lines until there are no more."""
+    answers, sys.stdout = sys.stdout, sys.stderr
+    logging.basicConfig(filename="/dev/null", format=FORMAT, datefmt="%Y-%m-%dT%H:%M:%S", level=logging.WARNING)
+    loaded = importlib.import_module(module)
+    for line in sys.stdin:
+        batch, invocations = map(int, line.split())
+        event, seconds = {"Records": [record(number) for number in range(batch)]}, []
+        began = time.process_time()
+        for _ in range(invocations):
+            at = time.perf_counter()
+            answer = loaded.handler(event, context())
+            seconds.append(time.perf_counter() - at)
+            if answer["batchItemFailures"]:
+                sys.exit(f"{module} failed for {answer['batchItemFailures']}")
+        print(json.dumps({"cpu": time.process_time() - began, "seconds": seconds}), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
