@@ -325,6 +325,13 @@ def test_one_variable_sets_every_architecture(account, arch, function, task):
         assert f"--platform linux/{arch} " in account.calls("docker build")[-1]
 
 
+@pytest.mark.parametrize("setting", ["unset IMAGE_TAG", "export IMAGE_TAG="])
+def test_a_file_is_not_rendered_without_a_value_for_every_placeholder(account, setting):
+    with Shell(account.directory, account.environment) as shell:
+        outcome = shell.run(f"{FUNCTIONS}\n{setting}\nrender infrastructure/lambda-environment.json")
+    assert (outcome.status != 0, outcome.stdout, outcome.stderr) == (True, "", "IMAGE_TAG is not set\n")
+
+
 def test_a_wrong_architecture_and_a_failed_look_up_are_named(account, deployed):
     with Shell(account.directory, account.environment | {"MOTO_ENDPOINT": "none"}) as shell:
         assert "ARCH must be amd64 or arm64" in shell.run(VARIABLES.replace("ARCH=amd64", "ARCH=riscv64")).stderr
