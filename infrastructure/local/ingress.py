@@ -62,7 +62,7 @@ class Ingress:
         self._lock = threading.Lock()
         authority = trustme.CA()
         authority.cert_pem.write_to_path(ca_file)
-        identity = authority.issue_cert(host_name)
+        identity = authority.issue_cert(host_name, "127.0.0.1")
         chain = b"".join(pem.bytes() for pem in identity.cert_chain_pems)
         self._server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
         trace_service_pb2_grpc.add_TraceServiceServicer_to_server(_Traces(self), self._server)

@@ -5,17 +5,21 @@ import http.client
 import json
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import psutil
 from google.rpc import error_details_pb2, status_pb2
 
 import event_source_mapping
-from accounting import ONBOARDED, Answer, Delivery, Evidence, Life, account
+import shipped
+from accounting import NEW_RUNTIME, ONBOARDED, Answer, Delivery, Evidence, Life, account
 from proxy import Proxy
 from stack import poll_until
 
@@ -32,6 +36,7 @@ class Drill:
         self.row = None
         self.evidence = Evidence()
         self._fault = fault
+        self._in_process_log = ""
         self._offsets = {child: child.log_file.stat().st_size for child in (stack.api, stack.function, stack.collector)}
         stack.mapping.observe = self._observe
         stack.ingress.answer = None
@@ -43,7 +48,7 @@ class Drill:
 
     def post(self, path="/customers", headers=(), timeout=20, body=None, **fields):
         """Send one request; return its Answer."""
-        body = body or json.dumps({"customer_id": "TEST-001", **fields})
+        body = body or json.dumps({"customer_id": "TEST-001", **fields}).encode()
         began = time.monotonic()
         connection = http.client.HTTPConnection("127.0.0.1", self.stack.ports.api, timeout=timeout)
         try:
@@ -93,16 +98,39 @@ class Drill:
 
     def invoke(self, records):
         """Call the function with records past the queue, each of them accepted from now on; return its raw answer."""
-        for record in records:
-            self.evidence.sent.setdefault(record["messageId"], json.loads(record["body"])["request_id"])
+        self._note(records)
         answer = event_source_mapping._invoke(self.stack.mapping._invoke_url, {"Records": records})
         self._observe(records, answer)
         return answer
 
+    def invoke_in_process(self, records):
+        """Call the shipped handler with records in a Python of its own, which ends in order; see in_process.py."""
+        function = shipped.ROOT / "onboarding-lambda"
+        given = {"AWS_LAMBDA_LOG_STREAM_NAME": "in-process", "AWS_LAMBDA_FUNCTION_VERSION": "1"}
+        run = subprocess.run(
+            [sys.executable, Path(__file__).parent / "in_process.py"],
+            input=json.dumps({"Records": records}),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            env=self.stack.function.environment | given | {"PYTHONPATH": str(function)},
+            check=False,
+        )
+        assert run.returncode == 0, run.stderr
+        self._in_process_log += NEW_RUNTIME + run.stderr
+        for number, answer in enumerate(json.loads(run.stdout)):
+            delivered = records if number == 0 else []
+            self._note(delivered)
+            self._observe(delivered, json.dumps(answer).encode())
+
+    def _note(self, records):
+        for record in records:
+            self.evidence.sent.setdefault(record["messageId"], json.loads(record["body"])["request_id"])
+
     def _observe(self, records, answer):
-        counts = {record["messageId"]: int(record["attributes"]["ApproximateReceiveCount"]) for record in records}
+        counts = [(record["messageId"], int(record["attributes"]["ApproximateReceiveCount"])) for record in records]
         died = not answer.startswith(b'{"batchItemFailures"')
-        failed = None if died else event_source_mapping.failed_ids(answer, list(counts))
+        failed = None if died else event_source_mapping.failed_ids(answer, [message for message, _ in counts])
         self.evidence.deliveries.append(Delivery(time.monotonic(), counts, failed))
 
     # Faults
@@ -249,7 +277,8 @@ class Drill:
 
     def _account(self):
         evidence, ingress = self.evidence, self.stack.ingress
-        evidence.function_log, evidence.api_log = self.log(self.stack.function), self.log(self.stack.api)
+        evidence.function_log = self._in_process_log + NEW_RUNTIME + self.log(self.stack.function)
+        evidence.api_log = self.log(self.stack.api)
         evidence.dead_letters |= self._empty(self.stack.dead_letter_queue_url)
         evidence.spans, evidence.points = ingress.spans(), ingress.points()
         ended = [life for life in evidence.lives if life.ended]
@@ -260,7 +289,7 @@ class Drill:
         found = {}
         while messages := self.stack.sqs.receive_message(QueueUrl=queue_url, MaxNumberOfMessages=10).get("Messages"):
             for message in messages:
-                with contextlib.suppress(ValueError, AttributeError):
+                with contextlib.suppress(ValueError, AttributeError, RecursionError):
                     found[message["MessageId"]] = str(json.loads(message["Body"]).get("request_id", ""))
                 found.setdefault(message["MessageId"], "")
                 self.stack.sqs.delete_message(QueueUrl=queue_url, ReceiptHandle=message["ReceiptHandle"])

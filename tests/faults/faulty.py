@@ -26,7 +26,7 @@ def process(message):
     if fault == "hang":
         time.sleep(3600)
     if fault == "slow":
-        time.sleep(1)
+        time.sleep(4)
 
 
 app.process = process

@@ -17,23 +17,31 @@ class Proxy:
     def __init__(self, target):
         self.mode, self.delay, self.reply = "pass", 0, b""
         self._target = target
-        self._dead, self._open = set(), set()
+        self._dead, self._open, self._threads = set(), set(), []
+        self._over = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
 
     def __enter__(self):
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._start(self._accept)
         return self
 
     def __exit__(self, *_):
-        self._listener.shutdown(socket.SHUT_RDWR)
+        self._over.set()
+        for connection in (self._listener, *self._open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        for connection in list(self._open):
-            _reset(connection)
+        for thread in self._threads:
+            thread.join()
 
     def cut(self):
         """Let every open connection go silent without a word to either end, as a NAT that has forgotten it."""
         self._dead |= self._open
+
+    def _start(self, target, *arguments):
+        self._threads.append(threading.Thread(target=target, args=arguments, daemon=True))
+        self._threads[-1].start()
 
     def _accept(self):
         with contextlib.suppress(OSError):
@@ -42,7 +50,7 @@ class Proxy:
                 if self.mode == "refuse":
                     _reset(client)
                 else:
-                    threading.Thread(target=self._connect, args=(client,), daemon=True).start()
+                    self._start(self._connect, client)
 
     def _connect(self, client):
         try:
@@ -51,7 +59,7 @@ class Proxy:
             return _reset(client)
         server.settimeout(None)
         self._open |= {client, server}
-        threading.Thread(target=self._pump, args=(server, client, True), daemon=True).start()
+        self._start(self._pump, server, client, True)
         self._pump(client, server, False)
 
     def _pump(self, source, sink, is_answer):
@@ -64,12 +72,13 @@ class Proxy:
                     time.sleep(self.delay)
                 if not (source in self._dead or self.mode == "black hole" or (self.mode == "deaf" and is_answer)):
                     sink.sendall(piece)
-        if source not in self._dead:
-            for end in (source, sink):
-                self._open.discard(end)
-                with contextlib.suppress(OSError):
-                    end.shutdown(socket.SHUT_RDWR)
-                end.close()
+        if source in self._dead:
+            self._over.wait()  # neither end hears from the other again
+        for end in (source, sink):
+            self._open.discard(end)
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
 
 
 @contextlib.contextmanager
