@@ -84,13 +84,12 @@ class _Sqs:
 
     def GetQueueAttributes(self, call):
         queue = self._queue(call)
-        return {
-            "Attributes": {
-                "QueueArn": f"arn:aws:sqs:us-east-1:{0:012}:{call['QueueUrl'].rsplit('/', 1)[-1]}",
-                "ApproximateNumberOfMessages": str(len(queue.waiting)),
-                "ApproximateNumberOfMessagesNotVisible": str(len(queue.delivered)),
-            }
+        attributes = {
+            "QueueArn": f"arn:aws:sqs:us-east-1:{0:012}:{call['QueueUrl'].rsplit('/', 1)[-1]}",
+            "ApproximateNumberOfMessages": str(len(queue.waiting)),
+            "ApproximateNumberOfMessagesNotVisible": str(len(queue.delivered)),
         }
+        return {"Attributes": {name: attributes[name] for name in call["AttributeNames"]}}
 
 
 def digest(attributes):

@@ -1,0 +1,107 @@
+"""The highest rate of requests at which the whole path keeps up, with the books of the drills."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import psutil
+from measure import TOOLS, cpu_seconds, family, percentile
+from parts import PROGRAMS
+
+from accounting import Answer
+from drill import Drill
+from stack import Child, Stack, poll_until
+
+CONNECTIONS = 16
+FIRST_RATE, STEP = 40, 1.3
+BEHIND_SECONDS = 1.0  # messages in the queue for longer than this mean that the function does not keep up
+
+
+class Whole(Stack):
+    """The stack with SQS in memory in place of moto."""
+
+    def _moto(self):
+        command = [sys.executable, PROGRAMS / "queue_server.py", self.ports.sqs, "queue"]
+        return Child("sqs", command, self._sqs_endpoint(), {}, self.run_dir)
+
+    def _create_queues(self):
+        return tuple(f"{self._sqs_endpoint()}/queue/{name}" for name in ("cal-onboarding-dlq", "cal-onboarding-queue"))
+
+
+def run(parts, quick):
+    """Return the section: one row for each rate that was tried, and notes."""
+    seconds, trial = (15, 4) if quick else (60, 8)
+    rows = []
+    parts.close()  # this section has a stack of its own
+    with Whole(TOOLS / "bench" / "run-whole", most_spans=500_000) as stack:
+        drill = Drill(stack, "none")
+        send(drill, FIRST_RATE, 2)  # warm
+        rate = FIRST_RATE
+        while len(rows) < 2 or "yes" in (rows[-1]["kept up"], rows[-2]["kept up"]):
+            rows.append(row := send(drill, rate, trial))
+            rate *= STEP if row["kept up"] == "yes" else 1  # once more: others may have been what was in the way
+        while (row := send(drill, rate := rate / 1.1, seconds))["kept up"] != "yes":
+            rows.append(row)
+        rows.append(row)
+        books = drill.account()
+    return {
+        "title": f"The whole: the rate that is sustained for {seconds} s, every process on this machine",
+        "rows": rows,
+        "notes": [
+            f"books: {books.accepted} accepted, {books.processed} processed, {books.ended} spans ended, "
+            f"{books.received} received, difference {books.lost}, not in RED {books.uncounted}",
+            limit(row),
+            "SQS is a queue in memory of ours; ingress and event source mapping share one process (stand-ins)",
+            "kept up: 99 % answered within a second of their time, and less than a second's messages left at the end",
+        ],
+        "rounds": 1,
+    }
+
+
+def send(drill, rate, seconds):
+    """Send requests at a rate; return a row, and leave the answers in the drill's evidence."""
+    stack = drill.stack
+    measured = {
+        "API": family(stack.api),
+        "function": family(stack.function),
+        "Collector": family(stack.collector),
+        "SQS": family(stack.moto),
+        "stand-ins": [psutil.Process(os.getpid())],
+    }
+    before, began = {name: cpu_seconds(processes) for name, processes in measured.items()}, time.monotonic()
+    psutil.cpu_percent()
+    command = [sys.executable, PROGRAMS / "driver.py", stack.ports.api, rate, seconds, CONNECTIONS]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True)
+    busy, elapsed = psutil.cpu_percent(), time.monotonic() - began
+    used = {name: (cpu_seconds(processes) - before[name]) / elapsed for name, processes in measured.items()}
+    behind = drill._queued()
+    answers = json.loads(done.stdout)
+    for late, answer in answers:
+        ids = {key: answer[key] for key in ("request_id", "message_id", "trace_id")}
+        drill.evidence.answers.append(Answer(202, time.monotonic(), late, **ids))
+    poll_until(lambda: drill._queued() == 0, "an empty queue", 120)
+    late = [seconds for seconds, _ in answers]
+    kept_up = percentile(late, 0.99) < 1 and behind < rate * BEHIND_SECONDS
+    return {
+        "requests/s": float(rate),
+        "seconds": seconds,
+        "kept up": "yes" if kept_up else "no",
+        "p50 ms": percentile(late, 0.5) * 1000,
+        "p99 ms": percentile(late, 0.99) * 1000,
+        "left in the queue": behind,
+        **{f"{name}, cores": cores for name, cores in used.items()},
+        "machine busy %": busy,
+    }
+
+
+def limit(row):
+    """Return a sentence that says where the processor's time goes."""
+    cores = {name.removesuffix(", cores"): value for name, value in row.items() if name.endswith(", cores")}
+    most = max(cores, key=cores.get)
+    total = sum(cores.values())
+    return (
+        f"limit: at {row['requests/s']:.0f} requests/s the machine is {row['machine busy %']:.0f} % busy; "
+        f"of {total:.2f} cores used by the stack the {most} takes {cores[most]:.2f}; the rest is the load and others"
+    )
