@@ -5,10 +5,11 @@ SHELL := /bin/bash
 .ONESHELL:
 
 export PYTHON ?= python3
+ARCH ?= amd64
 # OTELCOL=/path/to/otelcol saves building the Collector.
 collector := $(if $(OTELCOL),,.tools/otelcol)
 
-.PHONY: help demo test drills bench lint lock clean
+.PHONY: help demo test drills bench images lint lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -25,10 +26,17 @@ drills: .venv/installed $(collector) .tools/aws-lambda-rie ## break it in every 
 bench: .venv/installed $(collector) .tools/aws-lambda-rie ## measure what it costs beside what people would pick instead, 15 minutes; QUICK=1: 3
 	@exec .venv/bin/python tests/bench/bench.py $(if $(QUICK),--quick)
 
+images: ## build the three images with Docker for ARCH (amd64 or arm64)
+	@for image in cal-onboarding-api:onboarding-api cal-onboarding-lambda:onboarding-lambda cal-otel-collector:otel; do
+	  docker build --platform linux/$(ARCH) $(BUILD_OPTIONS) -t $${image%:*}:local -f $${image#*:}/Dockerfile .
+	done
+
 lint: .venv/installed ## check style
-	@.venv/bin/ruff check .
+	@.venv/bin/ruff check . infrastructure/local/shims/aws
 	.venv/bin/ruff format --check .
-	.venv/bin/shellcheck generate-sustained-traffic.sh infrastructure/local/install.sh otel/entrypoint.sh .ci/run
+	.venv/bin/shellcheck $$(git ls-files '*.sh' .ci/run) infrastructure/local/shims/{curl,docker,sleep}
+	.venv/bin/cfn-lint infrastructure/foundation.yaml
+	.venv/bin/hadolint onboarding-api/Dockerfile onboarding-lambda/Dockerfile otel/Dockerfile
 
 lock: .venv/installed ## resolve the dependencies anew
 	@.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
