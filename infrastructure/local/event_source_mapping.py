@@ -7,11 +7,17 @@ https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html
 import contextlib
 import json
 import logging
+import os
 import threading
 import urllib.error
 import urllib.request
 
+import boto3
 from botocore.exceptions import BotoCoreError, ClientError
+
+import shipped
+
+QUEUE, DEAD_LETTER_QUEUE = "cal-onboarding-queue", "cal-onboarding-dlq"
 
 log = logging.getLogger(__name__)
 
@@ -132,3 +138,30 @@ def _invoke(url, event):
             return response.read()
     except urllib.error.HTTPError as error:  # the runtime exited
         return error.read()
+
+
+def create_queues(sqs, visibility_timeout=None):
+    """Create both queues with the template's attributes; return (dead-letter queue's URL, queue's URL).
+
+    visibility_timeout: in seconds, in place of the template's.
+    """
+    properties = shipped.queue_properties()
+    dead_letter_url = sqs.create_queue(QueueName=DEAD_LETTER_QUEUE)["QueueUrl"]
+    attributes = sqs.get_queue_attributes(QueueUrl=dead_letter_url, AttributeNames=["QueueArn"])["Attributes"]
+    redrive = properties["RedrivePolicy"] | {"deadLetterTargetArn": attributes["QueueArn"]}
+    visibility_timeout = visibility_timeout or properties["VisibilityTimeout"]
+    attributes = {"VisibilityTimeout": str(visibility_timeout), "RedrivePolicy": json.dumps(redrive)}
+    return dead_letter_url, sqs.create_queue(QueueName=QUEUE, Attributes=attributes)["QueueUrl"]
+
+
+def main():
+    """Create the queues and deliver, in a container; boto3 reads SQS's address and keys from the environment."""
+    logging.basicConfig()
+    sqs = boto3.client("sqs", os.environ["AWS_REGION"])
+    _, queue_url = create_queues(sqs)
+    batch_size = shipped.read_json("event-source-mapping.json")["BatchSize"]
+    EventSourceMapping(sqs, queue_url, os.environ["INVOKE_URL"], batch_size)._run()
+
+
+if __name__ == "__main__":
+    main()

@@ -4,7 +4,9 @@ Wire format: https://opentelemetry.io/docs/specs/otlp/#otlpgrpc
 """
 
 import collections
+import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -13,6 +15,8 @@ import trustme
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1 import trace_pb2
+
+import view
 
 
 class Span(NamedTuple):
@@ -48,12 +52,13 @@ class Point(NamedTuple):
 class Ingress:
     """The server, as a context manager; what it received is in spans() and points(), and received counts the spans.
 
-    key: the Send-Your-Data key to demand; host_name: what the certificate is for; ca_file: where its CA is written.
+    key: the Send-Your-Data key to demand; host_name: what the certificate is for; ca_file: where its CA is written;
+    address: where it listens.
     The attribute answer is None to accept, or a callable that gets the grpc context and the request's spans (none when
     it brings metrics), may wait or abort, and returns the spans to accept: a partial success when they are fewer.
     """
 
-    def __init__(self, port, key, host_name, ca_file, most_spans=200_000):
+    def __init__(self, port, key, host_name, ca_file, most_spans=200_000, address="127.0.0.1"):
         self._key = key
         self.answer = None
         self.received = 0
@@ -68,7 +73,7 @@ class Ingress:
         trace_service_pb2_grpc.add_TraceServiceServicer_to_server(_Traces(self), self._server)
         metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(_Metrics(self), self._server)
         credentials = grpc.ssl_server_credentials([(identity.private_key_pem.bytes(), chain)])
-        self._server.add_secure_port(f"127.0.0.1:{port}", credentials)
+        self._server.add_secure_port(f"{address}:{port}", credentials)
 
     def __enter__(self):
         self._server.start()
@@ -182,3 +187,27 @@ def _points(metric, resource):
     for point in series.data_points:
         value = point if kind == "histogram" else point.as_int or point.as_double
         yield Point(metric.name, metric.unit, series.aggregation_temporality, resource, _plain(point.attributes), value)
+
+
+def settled(now, before, shown):
+    """Return the traces that have as many spans now as before, and more than shown; each a {trace id: spans}."""
+    return [trace_id for trace_id, count in now.items() if before.get(trace_id) == count > shown.get(trace_id, 0)]
+
+
+def main():
+    """Listen in a container, and print the tree of each trace that has got no span for two seconds."""
+    host_name, key = f"ingress.{os.environ['CORALOGIX_DOMAIN']}", os.environ["CORALOGIX_PRIVATE_KEY"]
+    with Ingress(4317, key, host_name, os.environ["INGRESS_CA_FILE"], most_spans=1000, address="0.0.0.0") as ingress:
+        before, shown = {}, {}
+        while True:
+            spans = ingress.spans()
+            now = collections.Counter(span.trace_id for span in spans)
+            for trace_id in settled(now, before, shown):
+                shown[trace_id] = now[trace_id]
+                print(f"\nThe trace {trace_id}:\n\n{view.tree(view.trace_of(spans, trace_id))}", flush=True)
+            before, shown = now, {trace_id: shown[trace_id] for trace_id in shown if trace_id in now}
+            time.sleep(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -4,7 +4,6 @@ SQS, Collector, Lambda emulator and API are child processes; event source mappin
 """
 
 import contextlib
-import json
 import os
 import random
 import shutil
@@ -22,11 +21,10 @@ import mirakuru.exceptions
 import yaml
 
 import shipped
-from event_source_mapping import EventSourceMapping
+from event_source_mapping import EventSourceMapping, create_queues
 from ingress import Ingress
 
 TOOLS = shipped.ROOT / ".tools"
-QUEUE, DEAD_LETTER_QUEUE = "cal-onboarding-queue", "cal-onboarding-dlq"
 CLIENT_KEYS = {"aws_access_key_id": "local", "aws_secret_access_key": "local"}
 STAND_IN = {"CORALOGIX_DOMAIN": "coralogix.invalid", "CORALOGIX_PRIVATE_KEY": "local-stand-in-key"}
 # What a Go program asks about the way out; the Collector gets it where it sends to the real Coralogix.
@@ -264,15 +262,7 @@ class Stack(contextlib.ExitStack):
         return Child("onboarding-lambda", command, f"http://{address}", environment, self.run_dir, cwd, status=404)
 
     def _create_queues(self):
-        """Create both queues with the template's attributes; return (dead-letter queue's URL, queue's URL)."""
-        properties = shipped.queue_properties()
-        dead_letter_url = self.sqs.create_queue(QueueName=DEAD_LETTER_QUEUE)["QueueUrl"]
-        attributes = self.sqs.get_queue_attributes(QueueUrl=dead_letter_url, AttributeNames=["QueueArn"])["Attributes"]
-        redrive = properties["RedrivePolicy"] | {"deadLetterTargetArn": attributes["QueueArn"]}
-        visibility_timeout = self._visibility_timeout or properties["VisibilityTimeout"]
-        attributes = {"VisibilityTimeout": str(visibility_timeout), "RedrivePolicy": json.dumps(redrive)}
-        queue_url = self.sqs.create_queue(QueueName=QUEUE, Attributes=attributes)["QueueUrl"]
-        return dead_letter_url, queue_url
+        return create_queues(self.sqs, self._visibility_timeout)
 
     def _api(self):
         command = [*shipped.start_command("onboarding-api/Dockerfile"), "--bind", f"127.0.0.1:{self.ports.api}"]
