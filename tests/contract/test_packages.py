@@ -88,15 +88,16 @@ def test_an_image_has_every_package_its_program_imports(directory, image):
     assert [name for name in outside if not {d.lower() for d in provided[name]} & set(image)] == []
 
 
-@pytest.mark.parametrize("directory", [*PROGRAMS, "otel"])
+@pytest.mark.parametrize("directory", [*PROGRAMS, "otel", "infrastructure/local"])
 def test_what_an_image_copies_is_sent_to_the_build(directory):
     allowed = set(re.findall(r"^!(\S+)$", (shipped.ROOT / ".dockerignore").read_text(), re.MULTILINE))
     assert copied(directory) <= allowed
 
 
 def test_every_image_and_the_resolution_are_of_one_python():
-    files = ["onboarding-api/Dockerfile", "onboarding-lambda/Dockerfile", "Makefile"]
+    directories = ["onboarding-api", "onboarding-lambda", "infrastructure/local"]
+    files = ["Makefile", *(f"{directory}/Dockerfile" for directory in directories)]
     text = "".join((shipped.ROOT / path).read_text() for path in files)
     images = re.findall(r"^ARG PYTHON_VERSION=(\d+\.\d+)", text, re.MULTILINE)
-    assert len(images) == 2
+    assert len(images) == len(directories)
     assert set(images) == set(re.findall(r"--python-platform linux --python-version (\S+)", text))

@@ -10,6 +10,7 @@ import pytest
 
 import shipped
 from event_source_mapping import failed_ids
+from ingress import settled
 
 BATCH = ["a", "b", "c"]
 ALL = set(BATCH)
@@ -59,6 +60,21 @@ def test_an_answer_fails_the_records_the_documentation_says(answer, failed):
 @pytest.mark.parametrize("answer", [b'"done"', b'""', b"[]", b"0", b"1", b"false", b"true"])
 def test_an_answer_the_documentation_does_not_speak_of_deletes_nothing(answer):
     assert failed_ids(answer, BATCH) == ALL
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "shown", "expected"),
+    [
+        pytest.param(3, 0, 0, [], id="new"),
+        pytest.param(4, 3, 0, [], id="growing"),
+        pytest.param(4, 4, 0, ["t"], id="quiet"),
+        pytest.param(4, 4, 4, [], id="already shown"),
+        pytest.param(5, 5, 4, ["t"], id="grown since it was shown"),
+        pytest.param(3, 3, 4, [], id="its oldest spans dropped"),
+    ],
+)
+def test_a_trace_is_shown_when_it_is_quiet_and_has_more_spans_than_were_shown(now, before, shown, expected):
+    assert settled({"t": now}, {"t": before}, {"t": shown}) == expected
 
 
 def test_every_name_is_filled_in_at_every_depth():

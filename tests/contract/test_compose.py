@@ -1,0 +1,129 @@
+"""compose.yaml runs what is shipped to AWS, the way the task and the function are run there."""
+
+import re
+
+import pytest
+import yaml
+
+import shipped
+from event_source_mapping import QUEUE
+
+SERVICES = yaml.safe_load((shipped.ROOT / "compose.yaml").read_text())["services"]
+SHIPPED = {container["name"]: container for container in shipped.read_json("taskdef.json")["containerDefinitions"]}
+FUNCTION = shipped.read_json("lambda.json")
+DIRECTORIES = {"onboarding-api": "onboarding-api", "otel-collector": "otel", "onboarding-lambda": "onboarding-lambda"}
+# The placeholders' values in containers.
+VARIABLES = {
+    "AWS_REGION": "us-east-1",
+    "IMAGE_TAG": "local",
+    "CORALOGIX_DOMAIN": "coralogix.invalid",
+    "CORALOGIX_PRIVATE_KEY": "local-stand-in-key",
+    "QUEUE_URL": f"http://sqs:5000/123456789012/{QUEUE}",
+}
+CLIENT = {"AWS_ENDPOINT_URL_SQS": "http://sqs:5000", "AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
+# What no file that is shipped sets: the way to the stand-ins, and what Lambda itself sets.
+LOCAL = {
+    "onboarding-api": CLIENT,
+    "otel-collector": {"INGRESS_ADDRESS": "ingress:4317", "INGRESS_CA_FILE": "/ca/ca.pem"},
+    "onboarding-lambda": {
+        "AWS_REGION": VARIABLES["AWS_REGION"],
+        "AWS_LAMBDA_FUNCTION_NAME": FUNCTION["FunctionName"],
+        "AWS_LAMBDA_FUNCTION_TIMEOUT": str(FUNCTION["Timeout"]),
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(FUNCTION["MemorySize"]),
+    },
+}
+
+
+@pytest.mark.parametrize("container", SHIPPED)
+def test_a_container_of_the_task_has_the_environment_of_the_task_definition(container):
+    expected = shipped.container_environment(container, VARIABLES) | LOCAL[container]
+    assert SERVICES[container]["environment"] == expected
+
+
+def test_the_function_has_its_shipped_environment_timeout_and_memory():
+    expected = shipped.lambda_environment(VARIABLES) | LOCAL["onboarding-lambda"]
+    assert SERVICES["onboarding-lambda"]["environment"] == expected
+
+
+def test_nothing_local_takes_the_place_of_a_shipped_value():
+    for container in SHIPPED:
+        assert not set(LOCAL[container]) & set(shipped.container_environment(container, VARIABLES))
+    assert not set(LOCAL["onboarding-lambda"]) & set(shipped.lambda_environment(VARIABLES))
+
+
+@pytest.mark.parametrize("container", SHIPPED)
+def test_a_container_of_the_task_is_as_restricted_as_there_and_has_as_long_to_stop(container):
+    service, definition = SERVICES[container], SHIPPED[container]
+    assert (service["user"], service["read_only"]) == (definition["user"], definition["readonlyRootFilesystem"])
+    assert service["stop_grace_period"] == f"{definition['stopTimeout']}s"
+    assert service.get("mem_limit") == (f"{definition['memory']}m" if "memory" in definition else None)
+
+
+def test_the_health_of_the_api_is_checked_as_in_the_task():
+    local, there = SERVICES["onboarding-api"]["healthcheck"], SHIPPED["onboarding-api"]["healthCheck"]
+    seconds = {"interval": "interval", "timeout": "timeout", "start_period": "startPeriod"}
+    assert {name: local[name] for name in seconds} == {name: f"{there[key]}s" for name, key in seconds.items()}
+    assert (local["test"], local["retries"]) == (there["command"], there["retries"])
+
+
+def test_the_collector_is_healthy_before_the_api_starts_as_in_the_task():
+    there = {entry["containerName"]: entry["condition"] for entry in SHIPPED["onboarding-api"]["dependsOn"]}
+    local = SERVICES["onboarding-api"]["depends_on"]
+    assert there == {"otel-collector": "HEALTHY"}
+    assert local["otel-collector"] == {"condition": "service_healthy"}
+    assert "healthcheck" not in SERVICES["otel-collector"]  # its image's own
+
+
+def test_api_and_collector_share_one_network_namespace_as_in_the_task():
+    assert SERVICES["onboarding-api"]["network_mode"] == "service:otel-collector"
+
+
+def test_the_function_finds_the_collector_under_its_name_on_aws():
+    endpoint = SERVICES["onboarding-lambda"]["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"]
+    (alias,) = SERVICES["otel-collector"]["networks"]["default"]["aliases"]
+    assert endpoint == f"http://{alias}:4317"
+
+
+def test_only_the_api_is_published_and_only_on_loopback():
+    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert published == {"otel-collector": ["127.0.0.1:8000:8000"]}
+
+
+@pytest.mark.parametrize("service", DIRECTORIES)
+def test_an_image_is_built_from_the_root_by_the_dockerfile_that_is_shipped(service):
+    assert SERVICES[service]["build"] == {"context": ".", "dockerfile": f"{DIRECTORIES[service]}/Dockerfile"}
+
+
+@pytest.mark.parametrize("service", DIRECTORIES)
+def test_an_image_starts_what_its_dockerfile_says(service):
+    here = SERVICES[service]
+    command = shipped.start_command(f"{DIRECTORIES[service]}/Dockerfile")
+    overlay = ["--config", "/etc/otelcol/stand-in-overlay.yaml"]  # after the shipped configuration, merged over it
+    assert here.get("command") == ([*command, *overlay] if service == "otel-collector" else None)
+    assert "entrypoint" not in here
+
+
+def test_the_ingress_stands_in_for_the_domain_and_the_key_the_collector_has():
+    collector, ingress = SERVICES["otel-collector"]["environment"], SERVICES["ingress"]["environment"]
+    assert ingress.items() <= collector.items()
+    assert set(ingress) == {"CORALOGIX_DOMAIN", "CORALOGIX_PRIVATE_KEY", "INGRESS_CA_FILE"}
+
+
+def test_the_event_source_mapping_reads_the_queue_the_api_fills():
+    mapping = SERVICES["event-source-mapping"]["environment"]
+    assert mapping.items() >= (CLIENT | {"AWS_REGION": VARIABLES["AWS_REGION"]}).items()
+    assert mapping["INVOKE_URL"] == "http://onboarding-lambda:8080/2015-03-31/functions/function/invocations"
+
+
+def test_the_stand_ins_are_one_image_that_is_built_once():
+    of_one = [name for name, service in SERVICES.items() if service["image"] == SERVICES["sqs"]["image"]]
+    assert of_one == ["sqs", "event-source-mapping", "ingress"]
+    assert [name for name in of_one if "build" in SERVICES[name]] == ["sqs"]
+
+
+def test_the_image_of_the_stand_ins_has_the_files_they_read():
+    local = shipped.ROOT / "infrastructure/local"
+    read = re.findall(r"read_json\(\"(.+?)\"\)", (local / "event_source_mapping.py").read_text())
+    assert read == ["event-source-mapping.json"]
+    for path in ("infrastructure/foundation.yaml", *(f"infrastructure/{name}" for name in read)):  # the former: queues
+        assert path in (local / "Dockerfile").read_text()
