@@ -17,7 +17,8 @@ import view
 from stack import TOOLS, Ports, Stack, StackError, poll_until
 from trace_viewer import Feed, TraceViewer
 
-PORTS = {"api": 8000, "collector": 4317, "health_check": 13133}
+PORTS = {"api": 8000, "sqs": 9324, "collector": 4317, "health_check": 13133}
+REDELIVERY_SECONDS = 5  # the shipped queue's 90 would make a dead letter take eight minutes
 RUN_DIR = TOOLS / "run"
 GOLDEN_TRACE = (shipped.ROOT / "tests/golden-trace.txt").read_text()
 
@@ -51,6 +52,7 @@ def run(once, coralogix):
         stack = Stack(
             RUN_DIR,
             Ports(**PORTS),
+            visibility_timeout=REDELIVERY_SECONDS,
             coralogix=coralogix,
             viewer_address=feed and feed.address,
             most_spans=1000,  # the first request's are shown, later ones only counted

@@ -101,15 +101,16 @@ class Log:
                 self._file.seek(begin)  # the rest of it is still to come
                 break
             added.append(line)
-        # The runtime's level, time and request id take half a screen's width; in the file they are.
-        found = ours(self._name, [line.split("\t", 3)[-1] for line in added])
+        found = ours(self._name, added)
         more = len(found) - MOST_LINES
         return found[:MOST_LINES] + ([f"  {self._name}: and {more} more lines"] if more > 0 else [])
 
 
 def ours(name, lines):
     """Return, ready to print, those of a program's log lines that this project's code has written."""
-    return [f"  {name}: {line.rstrip().expandtabs(1)}" for line in lines if any(word in line for word in WORDS)]
+    # The Lambda runtime's level, time and request id take half a screen's width; they are in the file.
+    texts = [line.rstrip().split("\t", 3)[-1].expandtabs(1) for line in lines]
+    return [f"  {name}: {text}" for text in texts if any(word in text for word in WORDS)]
 
 
 def follow(stack, news, status):

@@ -14,7 +14,8 @@ import yaml
 import shipped
 
 README = (shipped.ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+ON_AWS = README[README.index("\n## Deploy to AWS\n") :]
+BLOCKS = re.findall(r"^```bash\n(.*?)^```$", ON_AWS, re.MULTILINE | re.DOTALL)
 DEPLOYMENT = [block for block in BLOCKS if block.startswith("(\n") or "aws " in block]
 ACTING = [block for block in DEPLOYMENT if block.startswith("(\n")]
 SETTING = [block for block in DEPLOYMENT if re.search(r"^export ", block, re.MULTILINE)]

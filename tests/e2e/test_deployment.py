@@ -43,9 +43,9 @@ def blocks(heading):
 VARIABLES, FUNCTIONS, *CREATE = blocks("## Deploy to AWS")
 FOUNDATION, SECRET, NAMESPACE, LOOKUP, API_IMAGES, SERVICE, FUNCTION, ENVIRONMENT, MAPPING = CREATE
 (METRIC_STREAM,) = blocks("## Verify in Coralogix")
-SMOKE, TRAFFIC, LOGS = blocks("### Testing on AWS")
+SMOKE, TRAFFIC, LOGS, DEAD_LETTERS, REDRIVE = blocks("### Testing on AWS")
 UPDATE, REMOVE = blocks("## Update and remove")
-USE = [METRIC_STREAM, SMOKE, TRAFFIC, LOGS, UPDATE, REMOVE]
+USE = [METRIC_STREAM, SMOKE, TRAFFIC, LOGS, DEAD_LETTERS, REDRIVE, UPDATE, REMOVE]
 
 
 def aws_v2():
@@ -265,6 +265,18 @@ def test_the_metric_stream_fits_the_service_model(shell, deployed):
     arns = "export FIREHOSE_ARN=arn:aws:firehose:::x METRIC_STREAM_ROLE_ARN=arn:aws:iam::123456789012:role/x\n"
     assert json.loads(shell.must(arns + METRIC_STREAM)) == {"Arn": "Arn"}
     assert shell.run(arns + METRIC_STREAM.replace("Namespace=", "Nonsense=")).status != 0
+
+
+def test_a_dead_letter_is_shown_with_its_trace_context_and_the_redrive_fits_the_service_model(account, shell, deployed):
+    queue_url = account.client("sqs").get_queue_url(QueueName="cal-onboarding-dlq")["QueueUrl"]
+    context = {"traceparent": {"DataType": "String", "StringValue": "00-1-2-01"}}
+    account.client("sqs").send_message(QueueUrl=queue_url, MessageBody="dead", MessageAttributes=context)
+    for _ in range(2):  # looking hides nothing
+        (message,) = json.loads(shell.must(DEAD_LETTERS))["Messages"]
+        assert (message["Body"], message["MessageAttributes"]["traceparent"]["StringValue"]) == ("dead", "00-1-2-01")
+    account.client("sqs").purge_queue(QueueUrl=queue_url)
+    assert json.loads(shell.must(REDRIVE)) == {"TaskHandle": "TaskHandle"}
+    assert shell.run(REDRIVE.replace("--source-arn", "--nonsense")).status != 0
 
 
 def test_a_message_in_the_deployed_queue_is_processed_by_the_function(account, deployed):
