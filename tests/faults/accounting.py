@@ -53,7 +53,6 @@ class Evidence:
     sent: dict = field(default_factory=dict)  # {message id: request id or ""} that the drill put on the queue itself
     deliveries: list = field(default_factory=list)
     dead_letters: dict = field(default_factory=dict)  # {message id: request id or ""}
-    visible: dict = field(default_factory=dict)
     function_log: str = ""
     api_log: str = ""
     spans: list = field(default_factory=list)  # accepted by the ingress, in order, repeats included
@@ -128,9 +127,9 @@ class _Books:
             self.problems.append(sentence)
 
     def messages(self):
-        """M1: accepted <= uniquely processed + dead-lettered + still visible <= accepted + ambiguous."""
+        """M1: accepted <= uniquely processed + dead-lettered (+ visible: none by now) <= accepted + ambiguous."""
         evidence = self.evidence
-        located = {message: request for request, message in self.lines} | evidence.dead_letters | evidence.visible
+        located = {message: request for request, message in self.lines} | evidence.dead_letters
         wanted = {answer.message_id: answer.request_id for answer in self.accepted} | evidence.sent
         missing = set(wanted) - set(located)
         self.check(not missing, f"M1: {len(missing)} accepted messages are nowhere")
@@ -166,22 +165,22 @@ class _Books:
         ended = function_ended + api_ended + self.evidence.others
         received = function_received + api_received + others
         unexplained = ended - received - sum(dropped.values())
-        if unexplained > 0:
-            dropped[self._reason(unexplained, api_lost)] += unexplained
+        dropped += self._unspoken_of(max(unexplained, 0), api_lost)
         self.check(unexplained >= 0, f"T1: {-unexplained} spans were counted as dropped and received")
         twice = len(self.evidence.spans) - len(self.unique)
         self.check(not twice or self.evidence.may_arrive_twice, f"T1: {twice} spans arrived twice")
         return ended, received, +dropped
 
     def _function_spans(self):
-        """Return (ended, received, {reason: dropped}) of the function; an invocation that died counts with none."""
+        """Return (ended, received, {reason: dropped}) of the function.
+
+        An invocation that died counts with the records it got to, though the span of the last may not have ended.
+        """
         answered = [delivery for delivery in self.evidence.deliveries if delivery.failed is not None]
         ended = sum(len(delivery.records) + 1 for delivery in answered)
-        died = set(DIED_INVOCATION.findall(self.evidence.function_log))
-        received = sum(
-            span.service == "onboarding-lambda" and span.attributes["faas.invocation_id"] not in died
-            for span in self.unique.values()
-        )
+        died = DIED_INVOCATION.findall(self.evidence.function_log)
+        own = [span for span in self.unique.values() if span.service == "onboarding-lambda"]
+        received = sum(span.attributes["faas.invocation_id"] not in died for span in own)
         accepted, dropped = 0, Counter()
         runtimes = self.evidence.function_log.split(NEW_RUNTIME)
         for number, log in enumerate(runtimes, 1):
@@ -195,7 +194,11 @@ class _Books:
         self.check(not dropped["still kept"], f"T1: the function still keeps {dropped['still kept']} spans")
         counted = accepted + sum(dropped.values())
         self.check(counted == ended, f"T1: the function's flushes speak of {counted} spans, {ended} have ended")
-        return ended, received, dropped
+        log = self.evidence.function_log
+        begun = sum(len(set(re.findall(rf"{invocation}\t.* message_id=(\S+)", log))) for invocation in died)
+        arrived = len(own) - received
+        dropped["died with process"] += max(begun - arrived, 0)
+        return ended + max(begun, arrived), len(own), dropped
 
     def _api_spans(self):
         """Return (expected, received, lost): three spans for every accepted request; lost are the requests' answers."""
@@ -210,18 +213,28 @@ class _Books:
             lost += [answer] * (3 - len(found))
         return 3 * len(self.accepted), 3 * len(self.accepted) - len(lost), lost
 
-    def _reason(self, count, api_lost):
-        """Return the reason of the spans that nobody has counted, or report them."""
-        outside = [answer for answer in api_lost if not self._during_a_fault(answer.at)]
-        self.check(not outside, f"T1: {len(outside)} spans of the API are missing from outside the fault")
-        function_lost = count - len(api_lost)
-        held = self._held()
-        if self.evidence.killed and function_lost <= held and not (api_lost and self._api_says_so()):
-            return "died with process"
-        if function_lost <= (held if self.evidence.killed else 0) and self._api_says_so():
-            return "api exporter"
-        self.problems.append(f"T1: {count} spans are missing without a reason, {len(api_lost)} of them of the API")
-        return "unexplained"
+    def _unspoken_of(self, count, api_lost):
+        """Return {reason: n} for spans that no line counts: what a killed process held, what the API could not send."""
+        outside = sum(not self._during_a_fault(answer.at) for answer in api_lost)
+        self.check(not outside, f"T1: {outside} spans of the API are missing from outside the fault")
+        reasons, killed = Counter(), self.evidence.killed
+        if "otel-collector" in killed:
+            reasons["died with process"] = min(count, self._never_left_the_collector())
+        rest = count - reasons.total()
+        if rest and rest <= len(api_lost) and API_EXPORT_FAILED.search(self.evidence.api_log):
+            reasons["api exporter"] = rest
+        elif rest and rest <= len(api_lost) and "onboarding-api" in killed:
+            reasons["died with process"] += rest
+        elif rest:
+            reasons["unexplained"] = rest
+            self.problems.append(f"T1: {rest} spans are missing without a reason")
+        return reasons
+
+    def _never_left_the_collector(self):
+        """Return how many spans a Collector accepted, as far as it was asked, and never got rid of."""
+        past = self.evidence.past_collector
+        gone = sum(span.service not in past for span in (*self.evidence.spans, *self.evidence.refused))
+        return max(sum(life.accepted for life in self.evidence.lives) - gone, 0)
 
     def _held(self):
         """Return how many of the function's spans ended so close to a fault that a process may have held them."""
@@ -229,9 +242,6 @@ class _Books:
 
     def _during_a_fault(self, at):
         return any(begin - WINDOW_SECONDS <= at <= end + WINDOW_SECONDS for begin, end in self.evidence.faults)
-
-    def _api_says_so(self):
-        return bool(API_EXPORT_FAILED.search(self.evidence.api_log))
 
     def metrics(self):
         """T2: calls = spans the Collector received, histogram count = calls; return how many spans are not in calls."""

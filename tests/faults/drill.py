@@ -18,6 +18,7 @@ import psutil
 from google.rpc import error_details_pb2, status_pb2
 
 import event_source_mapping
+import flood
 import shipped
 from accounting import NEW_RUNTIME, ONBOARDED, Answer, Delivery, Evidence, Life, account
 from proxy import Proxy
@@ -46,20 +47,21 @@ class Drill:
 
     # Load
 
-    def post(self, path="/customers", headers=(), timeout=20, body=None, **fields):
+    def post(self, path="/customers", headers=(), body=None, method="POST", **fields):
         """Send one request; return its Answer."""
         body = body or json.dumps({"customer_id": "TEST-001", **fields}).encode()
         began = time.monotonic()
-        connection = http.client.HTTPConnection("127.0.0.1", self.stack.ports.api, timeout=timeout)
+        connection = http.client.HTTPConnection("127.0.0.1", self.stack.ports.api, timeout=20)
         try:
-            connection.request("POST", path, body, {"Content-Type": "application/json", **dict(headers)})
+            connection.request(method, path, body, {"Content-Type": "application/json", **dict(headers)})
             response = connection.getresponse()
-            status, content = response.status, json.loads(response.read())
+            status, content = response.status, response.read()
         except (OSError, http.client.HTTPException):
-            status, content = None, {}
+            status, content = None, b""
         finally:
             connection.close()
-        ids = {key: content[key] for key in ("request_id", "message_id", "trace_id") if key in content}
+        queued = json.loads(content) if status == 202 else {}
+        ids = {key: queued[key] for key in ("request_id", "message_id", "trace_id") if queued}
         answer = Answer(status, time.monotonic(), time.monotonic() - began, **ids)
         self.evidence.answers.append(answer)
         return answer
@@ -196,8 +198,11 @@ class Drill:
             process.resume()
 
     @contextlib.contextmanager
-    def ingress(self, answer):
-        """Let the ingress answer as answer(context, spans) does while the block runs; see Ingress."""
+    def ingress(self, answer, final=False):
+        """Let the ingress answer as answer(context, spans) does while the block runs; see Ingress.
+
+        final: what it does not accept is not sent again.
+        """
 
         def noted(context, spans):
             accepted = ()
@@ -205,7 +210,8 @@ class Drill:
                 accepted = answer(context, spans)
             finally:
                 kept = {span.span_id for span in accepted}
-                self.evidence.refused += [span for span in spans if span.span_id not in kept]
+                if final:
+                    self.evidence.refused += [span for span in spans if span.span_id not in kept]
             return accepted
 
         self.stack.ingress.answer = noted
@@ -213,6 +219,31 @@ class Drill:
             yield
         finally:
             self.stack.ingress.answer = None
+
+    def flood(self, seconds, senders, spans=None, name=lambda: "flood", method=lambda: "GET"):
+        """Send spans of the service drill for some seconds, or until so many were accepted; return the Flood."""
+        sent, ends, port = flood.Flood(), time.monotonic() + seconds, self.stack.ports.collector
+
+        def until():
+            return time.monotonic() < ends and (spans is None or sent.accepted < spans)
+
+        with ThreadPoolExecutor(senders) as pool:
+            for sender in [pool.submit(flood.send, port, sent, until, name, method) for _ in range(senders)]:
+                sender.result()
+        self.evidence.others += sent.accepted
+        return sent
+
+    @contextlib.contextmanager
+    def half_a_request(self):
+        """Have a sender that is frozen in the middle of a request to the Collector while the block runs."""
+        command = [sys.executable, Path(__file__).parent / "half_a_request.py"]
+        with subprocess.Popen([*command, f"127.0.0.1:{self.stack.ports.collector}"], stdout=subprocess.PIPE) as sender:
+            try:
+                assert sender.stdout.readline() == b"begun\n"
+                with self.stopped(psutil.Process(sender.pid)):
+                    yield
+            finally:
+                sender.kill()
 
     # Evidence
 

@@ -35,7 +35,7 @@ def test_runtime_exits(drill):
     with drill.fault("onboarding-lambda"):
         drill.settle()
     row = drill.account()
-    assert (row.processed, row.lost) == (5, 0)
+    assert (row.processed, row.dropped) == (5, {"died with process": row.lost})
 
 
 @slow
@@ -46,7 +46,7 @@ def test_business_hangs_until_the_timeout(drill):
     with drill.fault("onboarding-lambda"):
         drill.settle()
     row = drill.account()
-    assert (row.processed, row.lost) == (5, 0)
+    assert (row.processed, row.dropped) == (5, {"died with process": row.lost})
     assert "Sending SIGKILL" in drill.log(drill.stack.function)
 
 

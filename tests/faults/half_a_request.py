@@ -1,0 +1,18 @@
+"""Begins a request to the Collector at the address given as argument, says so, and never ends it."""
+
+import sys
+import threading
+
+import grpc
+
+from flood import EXPORT
+
+
+def nothing():
+    """Yield no message, ever."""
+    print("begun", flush=True)
+    threading.Event().wait()
+    yield b""
+
+
+grpc.insecure_channel(sys.argv[1]).stream_unary(EXPORT)(nothing())

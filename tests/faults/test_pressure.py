@@ -1,0 +1,88 @@
+"""More than was planned for: floods of requests and spans, names by the thousand, a Collector that has to stop."""
+
+import random
+import string
+import uuid
+
+import pytest
+
+import shipped
+from drill import PATIENCE, UNAVAILABLE
+from stack import poll_until
+
+slow = pytest.mark.slow
+BUDGET_SPANS = 60_000  # what may wait while Coralogix is away: the README says so
+LIMIT = 1000  # aggregation_cardinality_limit of otel/coralogix-collector.yaml
+
+
+def test_flood_of_requests(drill):
+    answers = drill.load(100, threads=32)
+    row = drill.account()
+    assert {answer.status for answer in answers} <= {202, 503}
+    assert row.accepted <= row.processed <= row.accepted + row.ambiguous
+    assert row.lost == 0
+
+
+@slow
+def test_flood_of_spans_while_the_ingress_is_away(drill):
+    containers = {c["name"]: c for c in shipped.read_json("taskdef.json")["containerDefinitions"]}
+    with drill.traffic(threads=1, pause=0.5):
+        with drill.fault():
+            with drill.ingress(UNAVAILABLE):
+                within = drill.flood(seconds=300, spans=BUDGET_SPANS, senders=1)
+                beyond = drill.flood(seconds=5, senders=8)
+                resident = drill.collector().memory_info().rss
+            poll_until(lambda: not drill.collector_counts("exporter_queue_size"), "an empty queue", PATIENCE)
+        drill.load(5)
+    row = drill.account()
+    assert within.refused == 0
+    assert beyond.refused > 0
+    assert row.accepted == row.processed
+    assert row.dropped.keys() <= {"api exporter"}
+    assert row.uncounted == 0
+    assert resident < containers["otel-collector"]["memory"] * 2**20
+
+
+@slow
+def test_names_by_the_thousand(drill):
+    for _ in range(100):
+        drill.post(path=f"/{uuid.uuid4()}", method="".join(random.choices(string.ascii_uppercase, k=12)))
+    drill.load(5)
+    names = {"name": lambda: f"GET /{uuid.uuid4()}", "method": lambda: uuid.uuid4().hex}
+    sent = drill.flood(seconds=60, spans=20_000, senders=1, **names)
+    row = drill.account()
+    assert (sent.refused, row.lost, row.uncounted) == (0, 0, 0)
+    series = [point for point in drill.evidence.points if point.name == "calls"]
+    of_the_api = [point for point in series if point.resource["service.name"] == "onboarding-api"]
+    assert len(series) - len(of_the_api) <= LIMIT + 10
+    assert len(of_the_api) < 10
+
+
+@slow
+def test_collector_stopped_while_the_ingress_is_away(drill):
+    drill.load(5)
+    drill.settle()
+    with drill.ingress(UNAVAILABLE), drill.fault("otel-collector"):
+        drill.load(10)
+        drill.drain()
+        drill.stop_collector()
+        drill.stack.collector.start()
+    drill.load(5)
+    row = drill.account()
+    assert row.accepted == row.processed
+    assert row.dropped == {"died with process": row.lost}
+    assert row.lost > 0
+
+
+@slow
+def test_collector_stopped_while_a_sender_is_frozen(drill):
+    drill.load(10)
+    drill.drain()
+    with drill.half_a_request(), drill.fault():
+        drill.stop_collector()
+    drill.stack.collector.start()
+    drill.load(5)
+    row = drill.account()
+    assert row.accepted == row.processed
+    assert row.dropped.keys() <= {"api exporter"}
+    assert "Shutdown complete" in drill.log(drill.stack.collector)
