@@ -28,8 +28,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--once", action="store_true", help="send one request, print what came of it, and exit")
     once = parser.parse_args().once
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # started with & it would ignore the first
+        signal.signal(number, signal.default_int_handler)
     for name in ("no_proxy", "NO_PROXY"):  # whatever proxy there is, this machine is not behind it
         os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))
     try:
