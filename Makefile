@@ -36,7 +36,7 @@ lint: .venv/installed ## check style
 	.venv/bin/ruff format --check .
 	.venv/bin/shellcheck $$(git ls-files '*.sh' .ci/run) infrastructure/local/shims/{curl,docker,sleep}
 	.venv/bin/cfn-lint infrastructure/foundation.yaml
-	.venv/bin/hadolint onboarding-api/Dockerfile onboarding-lambda/Dockerfile otel/Dockerfile
+	.venv/bin/hadolint $$(git ls-files '*Dockerfile')
 
 lock: .venv/installed ## resolve the dependencies anew
 	@.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

@@ -128,6 +128,11 @@ class Child(mirakuru.HTTPExecutor):
         return f"Its last words in {self.log_file}: {next((line for line in reversed(lines) if line.strip()), 'none')}"
 
 
+def _stop_together(children):
+    with ThreadPoolExecutor(len(children)) as pool:
+        list(pool.map(Child.stop, children))
+
+
 class Stack(contextlib.ExitStack):
     """Everything, started when entered and stopped when left; raises StackError when something can't start.
 
@@ -182,9 +187,8 @@ class Stack(contextlib.ExitStack):
         self.mapping = self.enter_context(self._event_source_mapping())
 
     def _start_together(self, *children):
-        for child in children:
-            self.callback(child.stop)
         with ThreadPoolExecutor(len(children)) as pool:
+            self.callback(_stop_together, children)
             list(pool.map(Child.start, children))
 
     def check_running(self):
