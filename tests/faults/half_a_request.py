@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 
 import grpc
 
@@ -10,6 +11,7 @@ from flood import EXPORT
 
 def nothing():
     """Yield no message, ever."""
+    time.sleep(1)  # nothing says when the headers have left
     print("begun", flush=True)
     threading.Event().wait()
     yield b""

@@ -91,6 +91,7 @@ def test_sandbox_frozen_and_its_connections_forgotten(drill):
     assert (row.accepted, row.lost) == (row.processed, 0)
 
 
+@slow
 def test_collector_black_hole_for_the_function(drill):
     drill.evidence.may_arrive_twice = True
     with drill.proxy(drill.stack.function, COLLECTOR) as proxy:

@@ -99,7 +99,8 @@ def test_hostile_values(drill):
     assert (row.accepted, row.processed, row.ambiguous, row.lost) == (accepted, accepted, 0, 0)
 
 
-@pytest.mark.parametrize("trust", ["false", pytest.param("true", marks=slow)])
+@slow
+@pytest.mark.parametrize("trust", ["false", "true"])
 def test_hostile_trace_headers(drill, trust):
     usable = HOSTILE_HEADERS if trust == "false" else HOSTILE_HEADERS[1:]  # the first asks not to be recorded
     with drill.environment(drill.stack.api, TRUST_INCOMING_TRACE_CONTEXT=trust):

@@ -2,6 +2,7 @@
 
 import random
 import string
+import time
 import uuid
 
 import pytest
@@ -15,6 +16,7 @@ BUDGET_SPANS = 60_000  # what may wait while Coralogix is away: the README says 
 LIMIT = 1000  # aggregation_cardinality_limit of otel/coralogix-collector.yaml
 
 
+@slow
 def test_flood_of_requests(drill):
     answers = drill.load(100, threads=32)
     row = drill.account()
@@ -79,7 +81,9 @@ def test_collector_stopped_while_a_sender_is_frozen(drill):
     drill.load(10)
     drill.drain()
     with drill.half_a_request(), drill.fault():
+        began = time.monotonic()
         drill.stop_collector()
+        assert time.monotonic() - began > 5, "nothing has held up the Collector"
     drill.stack.collector.start()
     drill.load(5)
     row = drill.account()
