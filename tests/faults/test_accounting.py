@@ -160,4 +160,6 @@ def test_what_a_killed_collector_held_is_a_reason_and_no_more_than_that(evidence
     evidence.killed = {"otel-collector"}
     row = account("killed", evidence)
     assert (row.problems, row.dropped) == ([], {"died with process": 1})
+    evidence.lives, evidence.points = [Life(8, "killed"), Life(0)], points(evidence.spans)
+    assert not account("accepted after the last look", evidence).problems
     assert account("at another time", replace(evidence, faults=[(100.0, 101.0)])).problems
