@@ -48,7 +48,8 @@ def test_flood_of_spans_while_the_ingress_is_away(drill):
 @slow
 def test_names_by_the_thousand(drill):
     for _ in range(100):
-        drill.post(path=f"/{uuid.uuid4()}", method="".join(random.choices(string.ascii_uppercase, k=12)))
+        method = "".join(random.choices(string.ascii_uppercase, k=12))
+        assert drill.post(path=f"/{uuid.uuid4()}", method=method).status == 404
     drill.load(5)
     names = {"name": lambda: f"GET /{uuid.uuid4()}", "method": lambda: uuid.uuid4().hex}
     sent = drill.flood(seconds=60, spans=20_000, senders=1, **names)
