@@ -26,16 +26,16 @@ from stack import STAND_IN, Child, free_port, poll_until
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 PASS_THROUGH, STANDARD, BOTH = "pass-through", "with span metrics", "with both sets of span metrics, as shipped"
 CONNECTORS = {PASS_THROUGH: [], STANDARD: ["span_metrics"], BOTH: ["span_metrics", "span_metrics/compact"]}
-REQUEST_SPANS = 100  # spans in a request to the Collector, where nothing else is said
+REQUEST_SPANS = 500  # spans in a request to the Collector: a busy API sends up to 512
 PER_SECOND = 20_000  # spans, for the memory
 
 
 def run(parts, quick):
     """Return the section: rows of the table, and notes."""
-    rounds, spans, seconds = (5, 10_000, 6) if quick else (8, 40_000, 20)
+    rounds, spans, seconds = (5, 20_000, 6) if quick else (8, 60_000, 20)
     templates = real_spans(parts)
     parts.ask_sinks("parse/off")
-    requests = make_requests(templates, REQUEST_SPANS, 60)
+    requests = make_requests(templates, REQUEST_SPANS, 24)
     measured = [one_round(parts, turn, requests, spans) for turn in range(rounds)]
     attack = make_requests(templates, REQUEST_SPANS, PER_SECOND * seconds // REQUEST_SPANS, hostile)
     loads = {"at rest": [], f"at {PER_SECOND} spans/s": requests, "under a cardinality attack": attack}
@@ -44,8 +44,7 @@ def run(parts, quick):
         "rows": [row(name, measured) for name in CONNECTORS],
         "notes": [
             f"requests of {REQUEST_SPANS} spans, as API and function export them; {spans} spans a round",
-            *memory(parts, loads, seconds),
-            *sizes(parts, templates),
+            *memory(parts, loads, seconds, templates),
         ],
         "rounds": rounds,
     }
@@ -205,7 +204,7 @@ def one_round(parts, turn, requests, spans):
     collectors = {name: Collector(parts, f"collector-{len(c)}", c) for name, c in rotated(CONNECTORS.items(), turn)}
     with started(*collectors.values()):
         for collector in collectors.values():
-            for request in requests[:10]:
+            for request in requests[:4]:
                 collector.send(request)
         parts.wait_for_quiet(2)
         before = {name: cpu_seconds([collector.measured]) for name, collector in collectors.items()}
@@ -215,7 +214,7 @@ def one_round(parts, turn, requests, spans):
         parts.wait_for_quiet(2)
         after = {name: cpu_seconds([collector.measured]) for name, collector in collectors.items()}
         for name, collector in collectors.items():
-            expected = spans + 10 * REQUEST_SPANS
+            expected = spans + 4 * REQUEST_SPANS
             poll_until(lambda c=collector, n=expected: c.sent()[0] == n, f"{expected} spans through {name}", 10)
         return {name: (after[name] - before[name]) / spans for name in collectors}
 
@@ -231,17 +230,21 @@ def row(name, measured):
     }
 
 
-def memory(parts, loads, seconds):
-    """Yield a sentence for each of {what: requests}: resident memory of a fresh Collector that gets them."""
+def memory(parts, loads, seconds, templates):
+    """Yield sentences: resident memory of a fresh Collector for each of {what: requests}; then those of sizes()."""
     collectors = {what: Collector(parts, f"collector-{what.replace('/', ' per ')}") for what in loads}
     with started(*collectors.values()):
         sent = {what: send_for(seconds, collectors[what], requests) for what, requests in loads.items()}
-        time.sleep(16)  # the metrics of it go out every 15 s, and there is nothing to poll for
+        due = time.monotonic() + 16  # the metrics of it go out every 15 s, and there is nothing to poll for
+        parts.wait_for_quiet(2)
+        wire = list(sizes(parts, templates))
+        time.sleep(max(0.0, due - time.monotonic()))
         for what, (rate, failed) in sent.items():
             accepted, refused = collectors[what].sent()
             counts = f"{accepted} spans sent on, {refused} refused, {failed} requests failed"
             result = f"resident memory {what}: {collectors[what].peak_mib():.0f} MiB at most"
             yield f"{result}, {rate:.0f} spans/s for {seconds} s, {counts}" if rate else result
+    yield from wire
 
 
 def send_for(seconds, collector, requests):
