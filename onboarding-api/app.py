@@ -19,6 +19,7 @@ CUSTOMER_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 SIMULATIONS = ("failure", "failure_once", "slow")  # what the Lambda is to do with a smoke request
 MAX_BODY = 64 * 1024  # bytes
 HTTP_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+SENTENCES = {404: "There is no such path.", 413: "The body may have at most 64 KiB."}
 CONTEXT_ATTRIBUTES = ("traceparent", "tracestate", "baggage")
 # A slow queue costs a caller at most two attempts of 1 s to connect and 2 s to answer, then a 503.
 SQS_CONFIG = Config(connect_timeout=1, read_timeout=2, retries={"mode": "standard", "total_max_attempts": 2})
@@ -125,6 +126,6 @@ def _error_answer(error):
         # The agent names the span after the raw path, and every new span name is a new metric series.
         trace.get_current_span().update_name(request.method if request.method in HTTP_METHODS else "HTTP")
     answer = error.get_response()
-    answer.data = json.dumps({"error": error.description})
+    answer.data = json.dumps({"error": SENTENCES.get(error.code, error.description)}) + "\n"
     answer.content_type = "application/json"
     return answer

@@ -75,7 +75,7 @@ class DeadlineExporter:
     def __init__(self, endpoint, headers):
         self._endpoint = endpoint.strip() or "http://localhost:4317"
         self._headers = _parse_headers(headers)
-        self._channel = None  # or one that has answered
+        self._channel = self._stub = None  # None, or one that has answered
         self._used_at = 0.0
 
     def export(self, spans, deadline):
@@ -88,7 +88,7 @@ class DeadlineExporter:
             try:
                 result = self._call(request, deadline).partial_success
                 break
-            except (grpc.RpcError, ValueError) as error:
+            except (grpc.RpcError, ValueError) as error:  # ValueError: gRPC can't use the endpoint or a header
                 code = error.code() if isinstance(error, grpc.RpcError) else None
                 if code is Code.INVALID_ARGUMENT:
                     raise UnsendableError("invalid") from None
@@ -109,7 +109,7 @@ class DeadlineExporter:
         else:
             self._connect()
         self._used_at = time.time()
-        return self._export(request, max(timeout, MIN_SECONDS), self._headers)
+        return self._stub(request, max(timeout, MIN_SECONDS), self._headers)
 
     def _connect(self):
         scheme, _, address = self._endpoint.rpartition("://")
@@ -119,7 +119,7 @@ class DeadlineExporter:
             self._channel = grpc.insecure_channel(address, options)
         else:
             self._channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(), options)
-        self._export = self._channel.unary_unary(EXPORT, None, ExportTraceServiceResponse.FromString)
+        self._stub = self._channel.unary_unary(EXPORT, None, ExportTraceServiceResponse.FromString)
 
     def _disconnect(self):
         if self._channel:
@@ -172,12 +172,13 @@ class RetainingSpanProcessor(SpanProcessor):
 
     def _send(self, deadline):
         """Send until the time is up; halve what is unsendable until the culprit is alone, and go on without it."""
-        size = limit = MAX_REQUEST_SPANS
-        started, enough = time.monotonic(), MIN_SECONDS
-        while self.spans and deadline - started >= enough:
+        size = limit = MAX_REQUEST_SPANS  # limit: no larger request until the culprit is gone
+        now, needed = time.monotonic(), MIN_SECONDS
+        while self.spans and deadline - now >= needed:
             batch = list(itertools.islice(self.spans, size))
             try:
-                self._remove(len(batch), "rejected", self._exporter.export(batch, deadline))
+                rejected = self._exporter.export(batch, deadline)
+                self._remove(len(batch), "rejected", rejected)
                 size = min(2 * size, limit)
             except UnsendableError as reason:
                 if len(batch) > 1:
@@ -185,8 +186,8 @@ class RetainingSpanProcessor(SpanProcessor):
                 else:
                     self._remove(1, str(reason), 1)
                     limit = MAX_REQUEST_SPANS
-            enough = max(MIN_SECONDS, 3 * (time.monotonic() - started))  # or the next one might be cut off
-            started = time.monotonic()
+            needed = max(MIN_SECONDS, 3 * (time.monotonic() - now))  # or the next one might be cut off
+            now = time.monotonic()
 
     def _remove(self, count, reason, dropped):
         for _ in range(count):

@@ -40,7 +40,7 @@ def main():
         print(f"The demo stopped: {error}".replace(key, "(the key)"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nStopped.")
+        print("Stopped.")
     return 0
 
 
@@ -61,6 +61,7 @@ def run(once, coralogix):
         trace_id = show_one_request(stack)
         show_delivery(stack, coralogix)
         if not once:
+            started.callback(print, "\nStopping ...", flush=True)
             stay(stack, started.enter_context(TraceViewer(feed, RUN_DIR, trace_id)), coralogix)
 
 

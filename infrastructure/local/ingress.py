@@ -185,7 +185,7 @@ def _points(metric, resource):
     kind = metric.WhichOneof("data")
     series = getattr(metric, kind)
     for point in series.data_points:
-        value = point if kind == "histogram" else point.as_int or point.as_double
+        value = point if kind == "histogram" else getattr(point, point.WhichOneof("value"))
         yield Point(metric.name, metric.unit, series.aggregation_temporality, resource, _plain(point.attributes), value)
 
 

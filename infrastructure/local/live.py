@@ -157,8 +157,10 @@ def plain(console):
 def summary(red, words):
     """Return the table and the line below it."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("service", "span", "kind", "calls", "errors", "calls/s", "p95 ms"):
-        table.add_column(heading, justify="left" if heading in ("service", "span", "kind") else "right", no_wrap=True)
+    for heading in ("service", "span", "kind"):
+        table.add_column(heading, no_wrap=True)
+    for heading, width in (("calls", 6), ("errors", 10), ("calls/s", 7), ("p95 ms", 8)):
+        table.add_column(heading, justify="right", no_wrap=True, min_width=width)  # a narrow screen cuts no number
     for row in red.rows():
         table.add_row(*row, style="red" if row[4] != "0" else "")
     return Group(Text(), table, Text(", ".join(words)))
