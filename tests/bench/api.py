@@ -14,6 +14,8 @@ from stack import Child, free_port
 
 BASELINE, OURS, BLACK_HOLE = "no telemetry", "this demo", "this demo, Collector black-holed"
 
+WARM_UP = 64  # requests
+
 
 class Variant(NamedTuple):
     """One way to run the API: environment of packages, start command, variables, and its name at the sinks."""
@@ -71,7 +73,7 @@ class Running:
         """Let both workers load and cache what their first requests need."""
         self.child.start()
         for request in (SMOKE, THIN):
-            in_a_loop(self.port, request, 32, 8)
+            in_a_loop(self.port, request, WARM_UP // 2, 8)
         self.processes = family(self.child)
 
     def send(self, request, count):
@@ -81,7 +83,7 @@ class Running:
 
 def run(parts, quick):
     """Return the section: rows of the table, and notes."""
-    rounds, passes, count = (5, 2, 60) if quick else (7, 4, 100)
+    rounds, passes, count = (5, 1, 80) if quick else (7, 4, 100)
     with unreachable_port() as black_hole:
         every = variants(parts, black_hole)
         found, notes = installed({variant.packages for variant in every.values()})
@@ -103,10 +105,11 @@ def one_round(parts, every, turn, passes, count):
     """Return {name: {route: {"cpu": seconds per request, "seconds": [...]}, ...}} of fresh processes."""
     running = [Running(name, every[name], parts.run_dir) for name in rotated(every, turn)]
     results = {variant.name: {} for variant in running}
+    parts.ask_sinks("forget")
     try:
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(Running.warm_up, running))
-        settle(parts, running, 64)
+        settle(parts, running, WARM_UP, 1)  # the one to /health that said it was ready
         for route, request in (("smoke", SMOKE), ("thin", THIN)):
             parts.ask_sinks("forget")
             before = [cpu_seconds(variant.processes) for variant in running]
@@ -127,9 +130,11 @@ def one_round(parts, every, turn, passes, count):
     return results
 
 
-def settle(parts, running, requests):
-    """Wait until everything that is reported has arrived; return the sinks' counts."""
-    return parts.wait_for_roots({v.variant.reporter: requests for v in running if v.variant.reporter})
+def settle(parts, running, requests, to_health=0):
+    """Wait until all requests have been reported, those to_health by all but ours; return the sinks' counts."""
+    expected = {each.variant.reporter: requests + to_health * (each.name != OURS) for each in running}
+    expected.pop("")
+    return parts.wait_for_roots(expected)
 
 
 def row(name, results, baseline):

@@ -32,7 +32,7 @@ PER_SECOND = 20_000  # spans, for the memory
 
 def run(parts, quick):
     """Return the section: rows of the table, and notes."""
-    rounds, spans, seconds = (5, 20_000, 6) if quick else (8, 60_000, 20)
+    rounds, spans, seconds = (5, 20_000, 5) if quick else (8, 60_000, 20)
     templates = real_spans(parts)
     parts.ask_sinks("parse/off")
     requests = make_requests(templates, REQUEST_SPANS, 24)

@@ -17,7 +17,7 @@ VARIANTS = {  # name: environment of packages, started by opentelemetry-instrume
 
 def run(parts, quick):
     """Return the section: rows of the table, and notes."""
-    rounds, messages = (5, 200) if quick else (8, 800)
+    rounds, messages = (5, 100) if quick else (8, 800)
     found, notes = installed({packages for packages, *_ in VARIANTS.values()})
     every = {name: variant for name, variant in VARIANTS.items() if variant[0] in found}
     measured = [one_round(parts, every, turn, messages) for turn in range(rounds)]

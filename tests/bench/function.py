@@ -42,7 +42,7 @@ VARIANTS = {
 
 def run(parts, quick):
     """Return the section: rows of the table, and notes."""
-    rounds, records, starts = (5, 200, 8) if quick else (8, 600, 16)
+    rounds, records, starts = (5, 100, 5) if quick else (8, 600, 16)
     found, notes = installed({variant.packages for variant in VARIANTS.values()})
     every = {name: variant for name, variant in VARIANTS.items() if variant.packages in found}
     with outages(parts, every) as waiting:

@@ -15,7 +15,7 @@ from drill import Drill
 from stack import Child, Stack, poll_until
 
 CONNECTIONS = 16
-FIRST_RATE, STEP = 40, 1.3
+FIRST_RATE = 60
 BEHIND_SECONDS = 1.0  # messages in the queue for longer than this mean that the function does not keep up
 
 
@@ -32,7 +32,7 @@ class Whole(Stack):
 
 def run(parts, quick):
     """Return the section: one row for each rate that was tried, and notes."""
-    seconds, trial = (15, 4) if quick else (60, 8)
+    seconds, trial, step = (12, 3, 1.5) if quick else (60, 8, 1.25)
     rows = []
     parts.close()  # this section has a stack of its own
     with Whole(TOOLS / "bench" / "run-whole", most_spans=500_000) as stack:
@@ -41,8 +41,8 @@ def run(parts, quick):
         rate = FIRST_RATE
         while len(rows) < 2 or "yes" in (rows[-1]["kept up"], rows[-2]["kept up"]):
             rows.append(row := send(drill, rate, trial))
-            rate *= STEP if row["kept up"] == "yes" else 1  # once more: others may have been what was in the way
-        while (row := send(drill, rate := rate / 1.1, seconds))["kept up"] != "yes":
+            rate *= step if row["kept up"] == "yes" else 1  # once more: others may have been what was in the way
+        while (row := send(drill, rate := rate / 1.15, seconds))["kept up"] != "yes":
             rows.append(row)
         rows.append(row)
         books = drill.account()
