@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 ONBOARDED = re.compile(r"onboarded customer_id=\S+ request_id=(\S+) message_id=(\S+)")
 FLUSH = re.compile(r"Flush complete accepted=(\d+)|Flush incomplete accepted=(\d+) remaining=(\d+) dropped=(\S+)")
-NEW_RUNTIME, DIED_INVOCATION = "INIT START(", re.compile(r"Invoke failed error=.* InvokeID=(\S+)")
+NEW_RUNTIME, DIED_INVOCATION = "INIT START(", re.compile(r"Invoke failed .*InvokeID=(\S+)")
 RECEIVE_COUNT = "aws.sqs.receive_count"
 API_EXPORT_FAILED = re.compile(r"Failed to export|Transient error|Queue full|Exception while exporting")
 OVERFLOW = ("otel.metric.overflow", "", "")  # the series of those beyond aggregation_cardinality_limit
