@@ -297,16 +297,22 @@ def sizes(parts, templates):
     """
     one_by_one = {"sending_queue": {"batch": {"flush_timeout": "1s", "sizer": "bytes", "min_size": 0}}}
     far_end = Collector(parts, "collector-far-end", [], one_by_one)
+    spans = 4 + 1 / shipped.read_json("event-source-mapping.json")["BatchSize"]
     with started(far_end), Meter(far_end.otlp_port) as meter:
         for compression in ("none", "gzip", "snappy", "zstd"):
             exporter = {**one_by_one, "compression": compression, "tls": {"insecure": True}}
             with started(collector := Collector(parts, "collector-bytes", [], exporter, meter.port)):
                 bytes_per_span(parts, collector, meter, make_requests(templates, 1, 1), 1)  # opens the connection
-                found = [
-                    f"{size}: {bytes_per_span(parts, collector, meter, make_requests(templates, size, 40), size):.0f}"
+                found = {
+                    size: bytes_per_span(parts, collector, meter, make_requests(templates, size, 40), size)
                     for size in (1, 10, 100, 1000)
-                ]
-            yield f"bytes per span on the wire, {compression}, in batches of " + ", ".join(found)
+                }
+            listed = ", ".join(f"{size}: {count:.0f}" for size, count in found.items())
+            yield (
+                f"bytes per span on the wire, {compression}, in batches of {listed}; a million requests of {spans:g} spans "
+                f"(full batches): {spans * found[10] / 1000:.2f} GB in batches of 10, "
+                f"{spans * found[1000] / 1000:.2f} GB in batches of 1000"
+            )
 
 
 def bytes_per_span(parts, collector, meter, requests, size):
