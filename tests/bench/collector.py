@@ -308,11 +308,9 @@ def sizes(parts, templates):
                     for size in (1, 10, 100, 1000)
                 }
             listed = ", ".join(f"{size}: {count:.0f}" for size, count in found.items())
-            yield (
-                f"bytes per span on the wire, {compression}, in batches of {listed}; a million requests of {spans:g} spans "
-                f"(full batches): {spans * found[10] / 1000:.2f} GB in batches of 10, "
-                f"{spans * found[1000] / 1000:.2f} GB in batches of 1000"
-            )
+            a_million = ", ".join(f"{spans * found[size] / 1000:.2f} GB in batches of {size}" for size in (10, 1000))
+            yield f"bytes per span on the wire, {compression}, in batches of {listed}"
+            yield f"a million requests, {spans:g} spans each in full batches, {compression}: {a_million}"
 
 
 def bytes_per_span(parts, collector, meter, requests, size):
