@@ -4,6 +4,7 @@ SQS, Collector, Lambda emulator and API are child processes; event source mappin
 """
 
 import contextlib
+import itertools
 import os
 import random
 import shutil
@@ -35,11 +36,18 @@ class StackError(Exception):
     """Something of the stack can't start or has died; the message is a sentence that names it."""
 
 
+_candidates = itertools.cycle(range(20_000, 32_000))
+next(itertools.islice(_candidates, random.randrange(12_000), None))  # other processes begin elsewhere
+
+
 def free_port():
-    """Return a free port below the range the kernel gives to outgoing connections, so that none of them takes it."""
-    for _ in range(1000):
+    """Return a free port, not the same one again soon.
+
+    It is below the range that the kernel gives to outgoing connections, so that none of them takes it meanwhile.
+    """
+    for port in itertools.islice(_candidates, 1000):
         with socket.socket() as candidate, contextlib.suppress(OSError):
-            candidate.bind(("127.0.0.1", port := random.randrange(20_000, 32_000)))
+            candidate.bind(("127.0.0.1", port))
             return port
     raise StackError("no free port between 20000 and 32000")
 
@@ -66,6 +74,12 @@ class Ports:
     function: int = field(default_factory=free_port)
     runtime_api: int = field(default_factory=free_port)
     ingress: int = field(default_factory=free_port)
+
+    def __post_init__(self):
+        # A port that was given may be one that was also found free; the given ones stand first.
+        for name in reversed(vars(self)):
+            while list(vars(self).values()).count(getattr(self, name)) > 1:
+                setattr(self, name, free_port())
 
     def check_free(self):
         """Raise StackError with the name of the first port that something else listens on."""

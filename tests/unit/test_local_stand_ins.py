@@ -9,6 +9,7 @@ import string
 import pytest
 
 import shipped
+import stack
 from event_source_mapping import failed_ids
 from ingress import settled
 
@@ -106,3 +107,12 @@ def test_nothing_but_a_placeholder_contains_a_dollar_sign(path):
     text = path.read_text()
     json.loads(text)
     assert all(match["braced"] for match in string.Template.pattern.finditer(text))
+
+
+def test_no_two_ports_of_a_stack_are_the_same_whichever_was_given(monkeypatch):
+    handed_out = iter([21, 22, 23, 24, 25, 26, 27, 28, 29])
+    monkeypatch.setattr(stack, "free_port", lambda: next(handed_out))
+    found = dict.fromkeys(["collector", "health_check", "collector_metrics", "function", "runtime_api", "ingress"], 22)
+    ports = stack.Ports(api=21, sqs=22, **found)
+    assert (ports.api, ports.sqs) == (21, 22)
+    assert len(set(vars(ports).values())) == 8
