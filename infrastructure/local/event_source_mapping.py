@@ -76,14 +76,19 @@ class EventSourceMapping:
         if not received:
             return None
         records = [self._record(message) for message in received]
-        answer = _invoke(self._invoke_url, {"Records": records})
-        if self.observe:
-            self.observe(records, answer)
+        answer = self.invoke(records)
         failed = failed_ids(answer, [message["MessageId"] for message in received])
         done = [message for message in received if message["MessageId"] not in failed]
         if done:
             entries = [{"Id": m["MessageId"], "ReceiptHandle": m["ReceiptHandle"]} for m in done]
             self._sqs.delete_message_batch(QueueUrl=self._queue_url, Entries=entries)
+        return answer
+
+    def invoke(self, records):
+        """Call the function with records as Lambda spells them; return its raw answer."""
+        answer = _invoke(self._invoke_url, {"Records": records})
+        if self.observe:
+            self.observe(records, answer)
         return answer
 
     def _record(self, message):

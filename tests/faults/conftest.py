@@ -57,7 +57,11 @@ def keeper(tmp_path_factory):
 def drill(request, keeper):
     """A Drill on the shared stack; its row goes into the table. A drill that fails leaves no stack to the next."""
     failed_before = request.session.testsfailed
-    started = Drill(keeper.stack(), request.node.name.removeprefix("test_").replace("_", " "))
+    try:
+        started = Drill(keeper.stack(), request.node.name.removeprefix("test_").replace("_", " "))
+    except BaseException:
+        keeper.stop()
+        raise
     yield started
     if started.row:
         ROWS.append(started.row)
@@ -82,7 +86,8 @@ def pytest_terminal_summary(terminalreporter):
 
 def _cells(row):
     ambiguous = f" (+{row.ambiguous} ambiguous)" if row.ambiguous else ""
-    numbers = (row.processed, row.dead_lettered, row.ended, row.received)
+    received = f"{row.received} (+{row.twice} twice)" if row.twice else row.received
+    numbers = (row.processed, row.dead_lettered, row.ended, received)
     dropped = ", ".join(f"{reason} {count}" for reason, count in row.dropped.items()) or "none"
     verdict = "; ".join(row.problems) or "adds up"
     return (row.fault, f"{row.accepted}{ambiguous}", *map(str, numbers), dropped, str(row.uncounted), verdict)

@@ -20,7 +20,7 @@ from google.rpc import error_details_pb2, status_pb2
 import event_source_mapping
 import flood
 import shipped
-from accounting import NEW_RUNTIME, ONBOARDED, Answer, Delivery, Evidence, Life, account
+from accounting import NEW_RUNTIME, Answer, Delivery, Evidence, Life, account
 from proxy import Proxy
 from stack import poll_until
 
@@ -101,9 +101,7 @@ class Drill:
     def invoke(self, records):
         """Call the function with records past the queue, each of them accepted from now on; return its raw answer."""
         self._note(records)
-        answer = event_source_mapping._invoke(self.stack.mapping._invoke_url, {"Records": records})
-        self._observe(records, answer)
-        return answer
+        return self.stack.mapping.invoke(records)
 
     def invoke_in_process(self, records):
         """Call the shipped handler with records in a Python of its own, which ends in order; see in_process.py."""
@@ -260,10 +258,6 @@ class Drill:
         with child.log_file.open("rb") as file:
             file.seek(self._offsets[child])
             return file.read().decode(errors="replace")
-
-    def onboarded(self):
-        """Return how many lines say that a customer was onboarded."""
-        return len(ONBOARDED.findall(self.log(self.stack.function)))
 
     def drain(self):
         """Wait until every message is processed or dead-lettered."""
