@@ -16,7 +16,7 @@ MAY_CHANGE = {
     "address": r"exporters\.[^.]+\.endpoint|extensions\.health_check\.endpoint|receivers\..*\.endpoint",
     "port": r"service\.telemetry\.metrics\.readers",
     "CA": r"exporters\.[^.]+\.tls\.(ca_file|server_name_override)",
-    "waiting time": r".*\.(metrics_flush_interval|metrics_expiration|series_expiration|flush_timeout|initial_interval|max_interval|check_interval)",
+    "waiting time": r".*\.(\w+_interval|\w+_expiration|flush_timeout)",
 }
 
 
