@@ -245,9 +245,15 @@ def _parse_headers(text):
     return valid
 
 
+class _Resource(Resource):
+    """Hashed by identity: the encoder looks it up for every span, and the stock hash writes it as JSON each time."""
+
+    __hash__ = object.__hash__
+
+
 def _resource():
     """Return the resource: OTEL_RESOURCE_ATTRIBUTES, then the function's own variables, then what Lambda says."""
-    return Resource.create(
+    resource = Resource.create(
         {
             "service.name": os.environ["SERVICE_NAME"],
             "service.namespace": os.environ["SERVICE_NAMESPACE"],
@@ -262,6 +268,7 @@ def _resource():
             "faas.max_memory": int(os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]) * 1024 * 1024,
         }
     )
+    return _Resource(resource.attributes, resource.schema_url)
 
 
 _exporter = DeadlineExporter(
