@@ -87,7 +87,8 @@ def pytest_terminal_summary(terminalreporter):
 def _cells(row):
     ambiguous = f" (+{row.ambiguous} ambiguous)" if row.ambiguous else ""
     received = f"{row.received} (+{row.twice} twice)" if row.twice else row.received
-    numbers = (row.processed, row.dead_lettered, row.ended, received)
+    requests = f" ({row.requests} requests)" if row.requests != row.processed else ""
+    numbers = (f"{row.processed}{requests}", row.dead_lettered, row.ended, received)
     dropped = ", ".join(f"{reason} {count}" for reason, count in row.dropped.items()) or "none"
     verdict = "; ".join(row.problems) or "adds up"
     return (row.fault, f"{row.accepted}{ambiguous}", *map(str, numbers), dropped, str(row.uncounted), verdict)
