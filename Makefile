@@ -23,7 +23,7 @@ test: .venv/installed $(collector) .tools/aws-lambda-rie ## prove it
 drills: .venv/installed $(collector) .tools/aws-lambda-rie ## break it in every way we know, and count
 	@exec .venv/bin/python -m pytest tests/faults -m ""
 
-bench: .venv/installed $(collector) .tools/aws-lambda-rie ## measure what it costs beside what people would pick instead, 20 minutes; QUICK=1: 5
+bench: .venv/installed $(collector) .tools/aws-lambda-rie ## measure what it costs beside what people would pick instead, 15 minutes; QUICK=1: 5
 	@exec .venv/bin/python tests/bench/bench.py $(if $(QUICK),--quick)
 
 images: ## build the three images with Docker for ARCH (amd64 or arm64)
