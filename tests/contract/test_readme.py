@@ -46,6 +46,13 @@ def test_the_first_commands_are_targets_of_the_makefile():
     assert set(re.findall(r"^make (\w+)", "".join(blocks("bash")), re.MULTILINE)) <= set(targets)
 
 
+def test_the_costs_name_the_versions_that_are_measured():
+    named = README.split("Beside it are ")[1].split(".\n")[0]
+    pins = "".join(path.read_text() for path in (shipped.ROOT / "tests/bench/peers").glob("*.txt")).splitlines()
+    versions = ["==".join(peer.split()) for peer in re.split(r",\s+| and ", named)]
+    assert [version for version in versions if version not in pins] == []
+
+
 def test_the_repository_structure_names_what_is_there():
     structure = next(block for block in blocks("text") if block.startswith("onboarding-api/"))
     names = re.findall(r"[\w.-]+\.\w+|^[\w/-]+", structure, re.MULTILINE)
