@@ -3,6 +3,7 @@
 SQS, Collector, Lambda emulator and API are child processes; event source mapping and ingress run in this one.
 """
 
+import atexit
 import contextlib
 import itertools
 import os
@@ -30,6 +31,9 @@ CLIENT_KEYS = {"aws_access_key_id": "local", "aws_secret_access_key": "local"}
 STAND_IN = {"CORALOGIX_DOMAIN": "coralogix.invalid", "CORALOGIX_PRIVATE_KEY": "local-stand-in-key"}
 # What a Go program asks about the way out; the Collector gets it where it sends to the real Coralogix.
 WAY_OUT = ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR")
+
+# At exit it would kill whoever has our process id anywhere in a random one of its own: another stack's processes, too.
+atexit.unregister(mirakuru.base.cleanup_subprocesses)
 
 
 class StackError(Exception):

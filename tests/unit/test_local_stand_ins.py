@@ -4,7 +4,10 @@ The rules: https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandli
 """
 
 import json
+import os
 import string
+import subprocess
+import sys
 
 import pytest
 
@@ -116,3 +119,15 @@ def test_no_two_ports_of_a_stack_are_the_same_whichever_was_given(monkeypatch):
     ports = stack.Ports(api=21, sqs=22, **found)
     assert (ports.api, ports.sqs) == (21, 22)
     assert len(set(vars(ports).values())) == 8
+
+
+def test_a_stack_that_ends_kills_no_process_of_another():
+    command = [sys.executable, "-c", "import stack; input()"]
+    environment = {**os.environ, "PYTHONPATH": str(shipped.ROOT / "infrastructure/local")}
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE) as ending:
+        marked = {"mirakuru_uuid": f"1:a{ending.pid}b"}  # by chance the other's mark holds this one's process id
+        with subprocess.Popen(["sleep", "60"], env=marked) as other:
+            ending.communicate(b"\n")
+            still_runs = other.poll() is None
+            other.kill()
+    assert (ending.returncode, still_runs) == (0, True)
