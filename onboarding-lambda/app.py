@@ -42,7 +42,7 @@ def handler(event, context):
 
 
 def _process_record(record, context):
-    """Process one record in a span under its own producer, linked to the batch and back; return if it succeeded."""
+    """Process one record in a span under its producer, linked to the batch, as that to the producer; return success."""
     batch, span = trace.get_current_span(), trace.INVALID_SPAN
     try:
         parent = _extract_parent(record)

@@ -15,10 +15,10 @@ from types import SimpleNamespace
 FORMAT = "[%(levelname)s]\t%(asctime)s.%(msecs)03dZ\t%(message)s"
 
 
-def record(number):
-    """Return one record as the API's messages arrive, of the trace with that number."""
+def record():
+    """Return one record as the API's messages arrive, of a trace of its own."""
     body = {"customer_id": "TEST-001", "request_id": str(uuid.uuid4()), "source": "smoke"}
-    traceparent = {"stringValue": f"00-{number + 1:032x}-{number + 1:016x}-03", "dataType": "String"}
+    traceparent = {"stringValue": f"00-{uuid.uuid4().hex}-{uuid.uuid4().hex[16:]}-03", "dataType": "String"}
     return {
         "messageId": str(uuid.uuid4()),
         "receiptHandle": "handle",
@@ -48,7 +48,7 @@ def main(module):
     loaded = importlib.import_module(module)
     for line in sys.stdin:
         batch, invocations = map(int, line.split())
-        event, seconds = {"Records": [record(number) for number in range(batch)]}, []
+        event, seconds = {"Records": [record() for _ in range(batch)]}, []
         began = time.process_time()
         for _ in range(invocations):
             at = time.perf_counter()
