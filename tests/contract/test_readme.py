@@ -49,7 +49,7 @@ def test_the_first_commands_are_targets_of_the_makefile():
 def test_the_costs_name_the_versions_that_are_measured():
     named = README.split("Beside it are ")[1].split(".\n")[0]
     pins = "".join(path.read_text() for path in (shipped.ROOT / "tests/bench/peers").glob("*.txt")).splitlines()
-    versions = ["==".join(peer.split()) for peer in re.split(r",\s+| and ", named)]
+    versions = ["==".join(peer.split()) for peer in re.split(r",\s+|\s+and\s+", named)]
     assert [version for version in versions if version not in pins] == []
 
 
