@@ -21,9 +21,9 @@ from parts import QUIET_SECONDS
 from programs.driver import SMOKE, in_a_loop
 
 import shipped
+from flood import EXPORT
 from stack import STAND_IN, Child, free_port, poll_until
 
-EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 PASS_THROUGH, STANDARD, BOTH = "pass-through", "with span metrics", "with both sets of span metrics, as shipped"
 CONNECTORS = {PASS_THROUGH: [], STANDARD: ["span_metrics"], BOTH: ["span_metrics", "span_metrics/compact"]}
 REQUEST_SPANS = 500  # spans in a request to the Collector: a busy API sends up to 512
@@ -86,15 +86,15 @@ def real_spans(parts):
             for _ in range(REQUESTS // 5):
                 invoked.ask(5, 1)  # with ids of its own each time
             expected = REQUESTS * 3 + REQUESTS * 6 // 5
-            poll_until(
-                lambda: sum(map(len, spans_by_service(capture.requests).values())) == expected,
-                f"{expected} spans",
-                5 * QUIET_SECONDS,
-            )
+
+            def complete():
+                found = spans_by_service(capture.requests)
+                return found if sum(map(len, found.values())) == expected else None
+
+            found = poll_until(complete, f"{expected} spans", 5 * QUIET_SECONDS)
         finally:
             invoked.stop()
             api.child.stop(signal.SIGKILL)
-    found = spans_by_service(capture.requests)
     return [found["onboarding-api"], found["onboarding-lambda"]]
 
 
