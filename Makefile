@@ -32,9 +32,9 @@ images: ## build the three images with Docker for ARCH (amd64 or arm64)
 	done
 
 lint: .venv/installed ## check style
-	@.venv/bin/ruff check . infrastructure/local/shims/aws
+	@.venv/bin/ruff check . tests/deployment/shims/aws
 	.venv/bin/ruff format --check .
-	.venv/bin/shellcheck $$(git ls-files '*.sh' .ci/run) infrastructure/local/shims/{curl,docker,sleep}
+	.venv/bin/shellcheck $$(git ls-files '*.sh' .ci/run) tests/deployment/shims/{curl,docker,sleep}
 	.venv/bin/cfn-lint infrastructure/foundation.yaml
 	.venv/bin/hadolint $$(git ls-files '*Dockerfile')
 

@@ -1,6 +1,6 @@
 """The README's deployment, executed: its own shell blocks, in its order, in one shell, with the real aws program.
 
-AWS is moto server, see infrastructure/local/account.py; what moto or aws lacks is in infrastructure/local/shims/.
+AWS is moto server, see account.py; what moto or aws lacks is in shims/.
 Parts of the template that moto leaves out are judged by cfn-lint and tests/contract/test_deployment.py instead: the
 alarm, egress rules, scan on push, EmptyOnDelete, the redrive allow policy and the permission for Lambda to pull.
 """
@@ -17,9 +17,9 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from account import Account, Shell
 
 import shipped
+from account import Account, Shell
 from event_source_mapping import EventSourceMapping
 from stack import TOOLS, Child, free_port, poll_until
 
