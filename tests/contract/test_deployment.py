@@ -11,12 +11,10 @@ import gunicorn.config
 import pytest
 import yaml
 
+import readmes
 import shipped
 
-README = (shipped.ROOT / "README.md").read_text()
-ON_AWS = README[README.index("\n## Deploy to AWS\n") :]
-BLOCKS = re.findall(r"^```bash\n(.*?)^```$", ON_AWS, re.MULTILINE | re.DOTALL)
-DEPLOYMENT = [block for block in BLOCKS if block.startswith("(\n") or "aws " in block]
+DEPLOYMENT = [block for block in readmes.blocks("bash", readmes.AWS) if block.startswith("(\n") or "aws " in block]
 ACTING = [block for block in DEPLOYMENT if block.startswith("(\n")]
 SETTING = [block for block in DEPLOYMENT if re.search(r"^export ", block, re.MULTILINE)]
 FUNCTIONS = next(block for block in DEPLOYMENT if block.startswith("render()"))
@@ -72,7 +70,8 @@ def command(block):
 def test_the_task_has_a_size_that_fargate_has():
     assert int(TASK["memory"]) in FARGATE[int(TASK["cpu"])]
     assert COLLECTOR["memory"] < int(TASK["memory"])
-    assert f"{int(TASK['cpu']) / 1024:g} vCPU and {int(TASK['memory']) / 1024:g} GB" in " ".join(README.split())
+    size = f"{int(TASK['cpu']) / 1024:g} vCPU and {int(TASK['memory']) / 1024:g} GB"
+    assert size in " ".join(readmes.TEXTS[readmes.AWS].split())
 
 
 def test_a_flush_fits_into_the_function_and_six_of_its_runs_into_the_visibility_timeout(loaded_function):

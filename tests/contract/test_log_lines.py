@@ -1,13 +1,14 @@
-"""The log lines people rely on are logged, and those the README quotes are the ones that are logged."""
+"""The log lines people rely on are logged, and those the READMEs quote are the ones that are logged."""
 
 import ast
 import re
 
 import pytest
 
+import readmes
 import shipped
 
-README = (shipped.ROOT / "README.md").read_text()
+PROSE = "\n".join(readmes.TEXTS.values())
 PROGRAMS = {
     "onboarding-api": ["onboarding-api/app.py"],
     "onboarding-lambda": ["onboarding-lambda/app.py", "onboarding-lambda/telemetry.py"],
@@ -20,7 +21,7 @@ CONTRACT = {
     "Flush complete ": "onboarding-lambda",
     "Flush incomplete ": "onboarding-lambda",
 }
-SHELL = "\n".join(re.findall(r"^```(?:bash|sh)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL))
+SHELL = "\n".join(readmes.blocks("(?:bash|sh)"))
 
 
 def formats(program):
@@ -45,22 +46,22 @@ def test_a_line_of_the_contract_is_logged(start):
 
 
 @pytest.mark.parametrize("start", CONTRACT)
-def test_a_line_of_the_contract_is_in_the_readme(start):
-    assert start.strip() in README
+def test_a_line_of_the_contract_is_in_a_readme(start):
+    assert start.strip() in PROSE
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_every_line_the_readme_shows_is_logged(program):
-    shown = re.findall(rf"^ *{program}: (.+)$", README, re.MULTILINE)
+def test_every_line_the_readmes_show_is_logged(program):
+    shown = re.findall(rf"^ *{program}: (.+)$", PROSE, re.MULTILINE)
     assert shown
     assert [line for line in shown if not any(re.search(pattern(text) + "$", line) for text in formats(program))] == []
 
 
-@pytest.mark.parametrize("quoted", sorted(set(re.findall(r"`([A-Za-z]+ [a-z_]+=)…?`", README))))
-def test_every_line_the_readme_speaks_of_is_logged(quoted):
+@pytest.mark.parametrize("quoted", sorted(set(re.findall(r"`([A-Za-z]+ [a-z_]+=)…?`", PROSE))))
+def test_every_line_the_readmes_speak_of_is_logged(quoted):
     assert [text for program in PROGRAMS for text in formats(program) if text.startswith(quoted)] != []
 
 
 @pytest.mark.parametrize("searched", sorted(set(re.findall(r"""grep (?:-\w+ )*["']([^"']+)["']""", SHELL))))
-def test_every_text_the_readme_searches_logs_for_is_logged(searched):
+def test_every_text_the_readmes_search_logs_for_is_logged(searched):
     assert [text for program in PROGRAMS for text in formats(program) if re.search(searched, text)] != []

@@ -1,32 +1,92 @@
-"""What the README shows is what the files say. Its shell blocks are executed elsewhere."""
+"""What the READMEs show is what the files say. The shell blocks for AWS are executed elsewhere."""
 
 import re
+from pathlib import PurePosixPath
 
 import pytest
 
+import readmes
 import shipped
 
-README = (shipped.ROOT / "README.md").read_text()
 GOLDEN_TRACE = (shipped.ROOT / "tests/golden-trace.txt").read_text()
 SOURCES = ["onboarding-api/app.py", "onboarding-lambda/app.py", "otel/coralogix-collector.yaml"]
+# Readers know these headings, and find them in this order.
+HEADINGS = [
+    "## Overview",
+    "### Key Features",
+    "## Repository Structure",
+    "## Quick Start",
+    "### Prerequisites",
+    "### 1. Deploy ECS Fargate Service",
+    "### 2. Deploy Lambda Function",
+    "### 3. Configure Environment Variables",
+    "### 4. Set Up SQS Event Source Mapping",
+    "## OpenTelemetry Implementation Details",
+    "### ECS Fargate (Producer)",
+    "### AWS Lambda (Consumer)",
+    "### OpenTelemetry Collector (Sidecar)",
+    "## Verify in Coralogix",
+    "### 1. Trace Explorer",
+    "### 2. Service Map",
+    "### 3. APM Services Dashboard",
+    "### 4. Serverless Catalog",
+    "## Testing",
+    "### Generate Traffic",
+    "### Manual Test",
+    "## Best Practices Demonstrated",
+    "## Troubleshooting",
+    "## Resources",
+    "### What the original document says differently",
+    "## Contributing",
+    "## License",
+]
+LINKS = [
+    (path, target) for path, text in readmes.TEXTS.items() for target in sorted(set(re.findall(r"\]\(([^)]+)\)", text)))
+]
 
 
-def blocks(language):
-    """Return the README's fenced blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def headings(path):
+    """Return the headings of a README, without the lines of its fenced blocks that look like one."""
+    return re.findall(r"^#+ .+$", re.sub(r"^```.*?^```$", "", readmes.TEXTS[path], flags=re.M | re.S), re.M)
+
+
+def anchors(path):
+    """Return what a link to a heading of this README may end in, as GitHub makes it of the heading."""
+    return {re.sub(r"[^\w -]", "", heading.lstrip("# ").lower()).replace(" ", "-") for heading in headings(path)}
+
+
+def test_the_front_page_has_its_headings_in_their_order():
+    assert headings(readmes.FRONT_PAGE)[1:] == HEADINGS
+
+
+def test_the_front_page_is_short():
+    assert len(readmes.TEXTS[readmes.FRONT_PAGE].splitlines()) <= 310
+
+
+def test_the_first_screen_has_the_picture_the_two_commands_and_a_link_for_each_reader():
+    start = readmes.TEXTS[readmes.FRONT_PAGE].split("\n## ")[0]
+    assert len(start.splitlines()) <= 25
+    assert re.findall(r"^!\[.+\]\((.+)\)$", start, re.M) == ["infrastructure/local/viewer/trace.png"]
+    assert "```bash\nmake demo\nmake test\n```" in start
+    readers = re.findall(r"^\| ([^|]+) \| .*?\]\(([^)]+)\)", start, re.M)
+    assert readers == [
+        ("see it", readmes.DEMO),
+        ("copy it", "#opentelemetry-implementation-details"),
+        ("run it on AWS", readmes.AWS),
+    ]
 
 
 def test_the_golden_trace_is_shown_as_it_is_asserted():
-    assert GOLDEN_TRACE in blocks("text")
+    assert readmes.blocks("text").count(GOLDEN_TRACE) == 1
 
 
 def test_the_printed_demo_shows_the_golden_trace():
-    printed = next(block for block in blocks("text") if block.startswith("Starting "))
+    printed = next(block for block in readmes.blocks("text") if block.startswith("Starting "))
     assert [line for line in GOLDEN_TRACE.splitlines() if f"\n  {line}" not in printed] == []
 
 
-@pytest.mark.parametrize("block", blocks("python") + blocks("yaml"))
-def test_code_in_the_readme_is_code_in_a_file(block):
+@pytest.mark.parametrize("block", readmes.blocks("python") + readmes.blocks("yaml"))
+def test_code_in_a_readme_is_code_in_a_file(block):
     lines = [line for line in block.splitlines() if line]
 
     def shows(source):
@@ -36,25 +96,34 @@ def test_code_in_the_readme_is_code_in_a_file(block):
     assert [source for source in SOURCES if shows(source)] != []
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
-def test_links_into_the_repository_lead_somewhere(target):
-    assert target.startswith("https://") or (shipped.ROOT / target).exists()
+@pytest.mark.parametrize(("path", "target"), LINKS)
+def test_links_into_the_repository_lead_somewhere(path, target):
+    if target.startswith("https://"):
+        return
+    file, _, anchor = target.partition("#")
+    there = (shipped.ROOT / path).parent / file if file else shipped.ROOT / path
+    assert there.exists()
+    if anchor:
+        assert anchor in anchors(str(PurePosixPath(there.resolve().relative_to(shipped.ROOT.resolve()))))
 
 
-def test_the_first_commands_are_targets_of_the_makefile():
-    targets = re.findall(r"^(\w+):", (shipped.ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert set(re.findall(r"^make (\w+)", "".join(blocks("bash")), re.MULTILINE)) <= set(targets)
+def test_the_commands_are_targets_of_the_makefile():
+    targets = re.findall(r"^(\w+):", (shipped.ROOT / "Makefile").read_text(), re.M)
+    shown = re.findall(r"^make (\w+)", "".join(readmes.blocks("bash")), re.M)
+    spoken_of = [name for text in readmes.TEXTS.values() for name in re.findall(r"`(?:\w+=\S+ )?make (\w+)", text)]
+    assert set(shown + spoken_of) <= set(targets)
+    assert {"demo", "test"} <= set(shown)
 
 
 def test_the_costs_name_the_versions_that_are_measured():
-    named = README.split("Beside it are ")[1].split(".\n")[0]
+    named = readmes.TEXTS[readmes.COSTS].split("Beside it are ")[1].split(".\n")[0]
     pins = "".join(path.read_text() for path in (shipped.ROOT / "tests/bench/peers").glob("*.txt")).splitlines()
     versions = ["==".join(peer.split()) for peer in re.split(r",\s+|\s+and\s+", named)]
     assert [version for version in versions if version not in pins] == []
 
 
 def test_the_repository_structure_names_what_is_there():
-    structure = next(block for block in blocks("text") if block.startswith("onboarding-api/"))
-    names = re.findall(r"[\w.-]+\.\w+|^[\w/-]+", structure, re.MULTILINE)
+    structure = next(block for block in readmes.blocks("text") if block.startswith("onboarding-api/"))
+    names = re.findall(r"[\w.-]+\.\w+|^[\w/-]+", structure, re.M)
     files = {path.name for path in shipped.ROOT.rglob("*") if ".venv" not in path.parts}
     assert [name for name in names if name.rstrip("/").split("/")[-1] not in files] == []

@@ -18,12 +18,12 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+import readmes
 import shipped
 from account import Account, Shell
 from event_source_mapping import EventSourceMapping
 from stack import TOOLS, Child, free_port, poll_until
 
-README = (shipped.ROOT / "README.md").read_text()
 KEY = "the-key-that-nobody-may-see"
 REGISTRY = "123456789012.dkr.ecr.us-east-1.amazonaws.com"  # of moto's only account
 IMAGES = {
@@ -35,15 +35,12 @@ IMAGES = {
 
 def blocks(heading):
     """Return the bash blocks of the README's section with that heading, the sections below it included."""
-    rank = len(heading.split()[0])
-    section = re.split(rf"^#{{1,{rank}}} ", README.split(f"\n{heading}\n")[1], maxsplit=1, flags=re.MULTILINE)[0]
-    return re.findall(r"^```bash\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    return re.findall(r"^```bash\n(.*?)^```$", readmes.section(readmes.AWS, heading), re.MULTILINE | re.DOTALL)
 
 
-VARIABLES, FUNCTIONS, *CREATE = blocks("## Deploy to AWS")
+VARIABLES, FUNCTIONS, *CREATE = blocks("## Deploy")
 FOUNDATION, SECRET, NAMESPACE, LOOKUP, API_IMAGES, SERVICE, FUNCTION, ENVIRONMENT, MAPPING = CREATE
-(METRIC_STREAM,) = blocks("## Verify in Coralogix")
-SMOKE, TRAFFIC, LOGS, DEAD_LETTERS, REDRIVE = blocks("### Testing on AWS")
+SMOKE, TRAFFIC, LOGS, DEAD_LETTERS, REDRIVE, METRIC_STREAM = blocks("## Operate")
 UPDATE, REMOVE = blocks("## Update and remove")
 USE = [METRIC_STREAM, SMOKE, TRAFFIC, LOGS, DEAD_LETTERS, REDRIVE, UPDATE, REMOVE]
 

@@ -1,12 +1,12 @@
-"""The README's table of attributes against the spans of a real run."""
+"""The table of attributes against the spans of a real run."""
 
 import re
 
-import shipped
+import readmes
 from stack import poll_until
 
 
-def test_the_readme_names_every_attribute_and_no_other(stack, call, trace_with):
+def test_the_table_names_every_attribute_and_no_other(stack, call, trace_with):
     request = {"customer_id": "TEST-001", "simulate": "failure_once"}
     _, answer, _ = call("POST", "/telemetry/smoke", request, {"User-Agent": "browser"})
     spans = trace_with(answer["trace_id"], 5)  # both deliveries included
@@ -21,7 +21,7 @@ def test_the_readme_names_every_attribute_and_no_other(stack, call, trace_with):
     seen = {name for span in spans for attributes in (span.attributes, span.resource) for name in attributes}
     seen |= {name for _, attributes in failed.events for name in attributes}
 
-    section = re.search(r"^## The telemetry\n(.*?)^## ", (shipped.ROOT / "README.md").read_text(), re.M | re.S)[1]
+    section = readmes.section(readmes.TELEMETRY, "## The telemetry")
     rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     named = [name for row in rows for name in re.findall(r"`([^`]+)`", row)]
     assert sorted(named) == sorted(seen)
