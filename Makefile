@@ -31,16 +31,19 @@ images: ## build the three images with Docker for ARCH (amd64 or arm64)
 	  docker build --platform linux/$(ARCH) $(BUILD_OPTIONS) -t $${image%:*}:local -f $${image#*:}/Dockerfile .
 	done
 
-lint: .venv/installed ## check style
+lint: .venv/installed ## check style and types
 	@.venv/bin/ruff check . tests/deployment/shims/aws
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy infrastructure/local
 	.venv/bin/shellcheck $$(git ls-files '*.sh' .ci/run) tests/deployment/shims/{curl,docker,sleep}
 	.venv/bin/cfn-lint infrastructure/foundation.yaml
 	.venv/bin/hadolint $$(git ls-files '*Dockerfile')
 
 lock: .venv/installed ## resolve the dependencies anew
 	@.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  --group api --group lambda --group dev --output-file requirements.lock pyproject.toml
+	  --group dev --output-file requirements.lock pyproject.toml
+	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --group demo --constraints requirements.lock --output-file infrastructure/local/requirements.txt pyproject.toml
 	for part in api lambda; do
 	  .venv/bin/uv pip compile --quiet --python-platform linux --python-version 3.13 --generate-hashes --no-header --no-annotate \
 	    --group $$part --constraints requirements.lock --output-file onboarding-$$part/requirements.txt pyproject.toml
@@ -48,7 +51,7 @@ lock: .venv/installed ## resolve the dependencies anew
 
 clean: ## remove what was built
 	@chmod -R u+w .tools 2>/dev/null || true
-	rm -rf .venv .tools .pytest_cache .ruff_cache
+	rm -rf .venv .tools .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/installed: requirements.lock

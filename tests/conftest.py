@@ -20,6 +20,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.util._once import Once
 
 import shipped
+from lambda_variables import GIVEN_BY_LAMBDA
 
 VARIABLES = {
     "AWS_REGION": "us-east-1",
@@ -27,15 +28,6 @@ VARIABLES = {
     "QUEUE_URL": "http://127.0.0.1:9/queue/cal-onboarding-queue",
     "CORALOGIX_DOMAIN": "coralogix.invalid",
     "CORALOGIX_PRIVATE_KEY": "test",
-}
-# https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html#configuration-envvars-runtime
-GIVEN_BY_LAMBDA = {
-    "AWS_REGION": "us-east-1",
-    "AWS_LAMBDA_FUNCTION_NAME": "cal-onboarding-lambda",
-    "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
-    "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
-    "AWS_LAMBDA_LOG_GROUP_NAME": "/aws/lambda/cal-onboarding-lambda",
-    "AWS_LAMBDA_LOG_STREAM_NAME": "2026/01/01/[$LATEST]0123456789abcdef",
 }
 
 

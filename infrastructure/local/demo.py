@@ -146,7 +146,7 @@ def wait_for_red(stack):
 
 
 def calls(rows):
-    """Return {(service, span name, kind): calls} of Red rows."""
+    """Return {(service, span name, kind): calls} of RedRows."""
     return Counter({(row.service, row.span, row.kind): row.calls for row in rows})
 
 

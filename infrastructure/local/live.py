@@ -22,7 +22,7 @@ MOST_LINES = 20  # that a program may print in one turn; further ones are counte
 WORDS = ("PRODUCER ", "extracted ", "onboarded ", "failed ", "Flush ")
 
 
-class Red:
+class RedTotals:
     """Rate, errors and duration, summed up from cumulative points; a series that begins anew goes on counting."""
 
     def __init__(self):
@@ -121,7 +121,7 @@ def follow(stack, news, status):
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 100
-    red, programs = Red(), (stack.api, stack.function)
+    red, programs = RedTotals(), (stack.api, stack.function)
     with contextlib.ExitStack() as screen:
         logs = [Log(p.name, screen.enter_context(p.log_file.open(errors="replace"))) for p in programs]
         if console.is_terminal and not console.is_dumb_terminal:

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 
-class Red(NamedTuple):
+class RedRow(NamedTuple):
     """Rate, errors and duration of one service and span name (compact metrics have none)."""
 
     service: str
@@ -49,7 +49,7 @@ def trace_of(spans, trace_id):
 
 
 def red(points, prefix=""):
-    """Return the Red rows out of the newest points; prefix is "" for standard metrics and "compact." for compact."""
+    """Return the RedRows out of the newest points; prefix is "" for standard metrics and "compact." for compact."""
     rows = {}
     for point in points:
         labels = point.attributes
@@ -63,4 +63,4 @@ def red(points, prefix=""):
         else:
             continue
         rows[key] = (calls, errors, count, total)
-    return [Red(*key, calls, errors, ms / max(count, 1)) for key, (calls, errors, count, ms) in sorted(rows.items())]
+    return [RedRow(*key, calls, errors, ms / max(count, 1)) for key, (calls, errors, count, ms) in sorted(rows.items())]

@@ -4,11 +4,10 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import shipped
 from measure import cpu_seconds, environment_of, family, installed, percentile, ratio, resident_mib, rotated
 from parts import PROGRAMS, with_bin
 from programs.driver import SMOKE, THIN, in_a_loop
-
-import shipped
 from proxy import unreachable_port
 from stack import Child, free_port
 

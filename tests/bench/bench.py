@@ -13,7 +13,9 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parents[1] / "infrastructure/local"), str(HERE.parent / "faults")]
+sys.path[:0] = map(
+    str, (HERE, HERE.parents[1] / "infrastructure/local", HERE.parent / "support", HERE.parent / "faults")
+)
 SECTIONS = ("api", "enqueue", "function", "collector", "whole")
 
 

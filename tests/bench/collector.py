@@ -10,18 +10,18 @@ import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
-import function
 import grpc
 import psutil
 import yaml
-from api import OURS, Running, variants
-from measure import cpu_seconds, difference, mean, ratio, rotated
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+import function
+import shipped
+from api import OURS, Running, variants
+from flood import EXPORT
+from measure import cpu_seconds, difference, mean, ratio, rotated
 from parts import QUIET_SECONDS
 from programs.driver import SMOKE, in_a_loop
-
-import shipped
-from flood import EXPORT
 from stack import STAND_IN, Child, free_port, poll_until
 
 PASS_THROUGH, STANDARD, BOTH = "pass-through", "with span metrics", "with both sets of span metrics, as shipped"

@@ -1,9 +1,8 @@
 """What tracing costs one message on its way to SQS, without anything around it."""
 
+import shipped
 from measure import difference, environment_of, installed, ratio, rotated
 from parts import PROGRAMS, Worker, with_bin
-
-import shipped
 
 BASELINE = "send_message alone"
 SIZES = (1, 10)  # messages in a call

@@ -8,10 +8,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import shipped
 from measure import BENCH, difference, environment_of, installed, ratio, resident_mib, rotated
 from parts import PROGRAMS, Worker, with_bin
-
-import shipped
 from proxy import unreachable_port
 from stack import free_port
 
@@ -80,7 +79,7 @@ def environment(parts, variant, endpoint=None):
             "_X_AMZN_TRACE_ID": "Root=1-00000001-000000000000000000000001;Parent=0000000000000001;Sampled=1",
             "AWS_XRAY_DAEMON_ADDRESS": f"127.0.0.1:{parts.xray_port}",
             "POWERTOOLS_SERVICE_NAME": "onboarding-lambda",
-            "PYTHONPATH": str(variant.directory),
+            "PYTHONPATH": os.pathsep.join([str(variant.directory), str(shipped.ROOT / "tests/support")]),
         },
         environment_of(variant.packages),
     )

@@ -8,9 +8,9 @@ import urllib.request
 from pathlib import Path
 
 import psutil
-from measure import BENCH, environment_of
 
 import shipped
+from measure import BENCH, environment_of
 from stack import CLIENT_KEYS, Child, Stack, StackError, free_port
 
 PROGRAMS = BENCH / "programs"

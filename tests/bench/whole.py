@@ -7,11 +7,11 @@ import sys
 import time
 
 import psutil
-from measure import TOOLS, cpu_seconds, family, percentile
-from parts import PROGRAMS
 
 from accounting import Answer
 from drill import Drill
+from measure import TOOLS, cpu_seconds, family, percentile
+from parts import PROGRAMS
 from stack import Child, Stack, poll_until
 
 CONNECTIONS = 16

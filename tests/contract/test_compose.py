@@ -127,10 +127,3 @@ def test_the_image_of_the_stand_ins_has_the_files_they_read():
     assert read == ["event-source-mapping.json"]
     for path in ("infrastructure/foundation.yaml", *(f"infrastructure/{name}" for name in read)):  # the former: queues
         assert path in (local / "Dockerfile").read_text()
-
-
-def test_what_the_image_of_the_stand_ins_leaves_out_is_in_the_resolution():
-    dockerfile = (shipped.ROOT / "infrastructure/local/Dockerfile").read_text()
-    left_out = re.search(r"/\^\((.+?)\)==/", dockerfile)[1].split("|")
-    resolved = re.findall(r"^(\S+)==", (shipped.ROOT / "requirements.lock").read_text(), re.MULTILINE)
-    assert [name for name in left_out if name not in resolved] == []

@@ -1,9 +1,13 @@
 """One resolution for everything, what each image has of it, and which instrumentations it brings."""
 
 import ast
+import contextlib
 import importlib.metadata
+import importlib.util
 import re
+import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -21,9 +25,15 @@ def requirements(path):
 
 LOCK = requirements("requirements.lock")
 API, FUNCTION = requirements("onboarding-api/requirements.txt"), requirements("onboarding-lambda/requirements.txt")
+DEMO = requirements("infrastructure/local/requirements.txt")
+GROUPS = tomllib.loads((shipped.ROOT / "pyproject.toml").read_text())["dependency-groups"]
+# The group that declares what the Python files of a folder import.
+GROUP_OF = {"onboarding-api/": "api", "onboarding-lambda/": "lambda", "infrastructure/local/": "demo", "tests/": "dev"}
+# What the bench compares with has virtual environments of its own.
+OF_PEERS = ("tests/bench/functions/", "tests/bench/programs/", "tests/deployment/shims/")
 
 
-@pytest.mark.parametrize("image", [API, FUNCTION], ids=["api", "function"])
+@pytest.mark.parametrize("image", [API, FUNCTION, DEMO], ids=["api", "function", "demo"])
 def test_an_image_has_the_versions_that_are_tested(image):
     assert image
     assert image.items() <= LOCK.items()
@@ -86,6 +96,46 @@ def test_an_image_has_every_package_its_program_imports(directory, image):
     names = {name for file in own_modules(directory) for name in imported(shipped.ROOT / directory / file)}
     outside = names - set(sys.stdlib_module_names) - {file.removesuffix(".py") for file in own_modules(directory)}
     assert [name for name in outside if not {d.lower() for d in provided[name]} & set(image)] == []
+
+
+def declared(group):
+    """Return the names a dependency group declares, or one that it includes."""
+    own = {re.match(r"[\w-]+", entry)[0] for entry in GROUPS[group] if isinstance(entry, str)}
+    return own.union(*(declared(entry["include-group"]) for entry in GROUPS[group] if isinstance(entry, dict)))
+
+
+def installed_modules(path):
+    """Yield the specs of the installed modules that a file imports, or imports something from."""
+    packages = importlib.metadata.packages_distributions()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            if name.split(".")[0] in packages:
+                with contextlib.suppress(ModuleNotFoundError):  # a class or a function
+                    yield importlib.util.find_spec(name)
+
+
+@pytest.fixture(scope="module")
+def owners():
+    """The distribution of every installed module, as {file: name}: several share the package opentelemetry."""
+    return {
+        str(distribution.locate_file(file)): distribution.name.lower()
+        for distribution in importlib.metadata.distributions()
+        for file in distribution.files
+        if file.suffix in (".py", ".so")
+    }
+
+
+@pytest.mark.parametrize("folder", GROUP_OF)
+def test_every_package_that_is_imported_is_declared(folder, owners):
+    listed = subprocess.run(["git", "ls-files", f"{folder}*.py"], cwd=shipped.ROOT, capture_output=True, check=True)
+    files = [file for file in listed.stdout.decode().split() if not file.startswith(OF_PEERS)]
+    needed = {owners.get(spec.origin) for file in files for spec in installed_modules(shipped.ROOT / file) if spec}
+    assert needed - {None} - declared(GROUP_OF[folder]) == set()
 
 
 @pytest.mark.parametrize("directory", [*PROGRAMS, "otel", "infrastructure/local"])

@@ -37,6 +37,7 @@ EXEMPT = {
     "requirements.lock": "hashes, and versions of four numbers look like addresses",
     "onboarding-api/requirements.txt": "as the lock file",
     "onboarding-lambda/requirements.txt": "as the lock file",
+    "infrastructure/local/requirements.txt": "as the lock file",
 }
 EXAMPLE_ACCOUNTS = {"000000000000", "123456789012", "111122223333"}  # of AWS's documentation and of moto
 DOCUMENTATION = [ipaddress.ip_network(n) for n in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")]  # RFC 5737

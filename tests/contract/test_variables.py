@@ -10,6 +10,7 @@ from opentelemetry.instrumentation._semconv import OTEL_SEMCONV_STABILITY_OPT_IN
 from opentelemetry.sdk import environment_variables as read_by_sdk
 
 import shipped
+from lambda_variables import GIVEN_BY_LAMBDA
 
 OPENTELEMETRY = {
     *(
@@ -20,15 +21,6 @@ OPENTELEMETRY = {
     ),
     OTEL_SEMCONV_STABILITY_OPT_IN,
     "OTEL_PYTHON_FLASK_EXCLUDED_URLS",  # the Flask instrumentation composes this name
-}
-# https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html#configuration-envvars-runtime
-GIVEN_BY_LAMBDA = {
-    "AWS_REGION",
-    "AWS_LAMBDA_FUNCTION_NAME",
-    "AWS_LAMBDA_FUNCTION_VERSION",
-    "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
-    "AWS_LAMBDA_LOG_GROUP_NAME",
-    "AWS_LAMBDA_LOG_STREAM_NAME",
 }
 OPTIONAL = {"OTEL_EXPORTER_OTLP_HEADERS"}  # only for sending straight to Coralogix: the key would be readable
 API = ["onboarding-api/app.py", "onboarding-api/gunicorn.conf.py"]
@@ -68,14 +60,14 @@ def test_the_api_or_the_agent_reads_what_the_api_is_given():
 
 def test_the_function_is_given_what_it_reads():
     given = set(shipped.read_json("lambda-environment.json")["Variables"])
-    assert read_by(FUNCTION) <= given | GIVEN_BY_LAMBDA | OPTIONAL
+    assert read_by(FUNCTION) <= given | set(GIVEN_BY_LAMBDA) | OPTIONAL
     assert not given & OPTIONAL
 
 
 def test_the_function_reads_what_it_is_given():
     given = set(shipped.read_json("lambda-environment.json")["Variables"])
     assert given <= read_by(FUNCTION) | OPENTELEMETRY
-    assert not given & GIVEN_BY_LAMBDA  # Lambda refuses these names
+    assert not given & set(GIVEN_BY_LAMBDA)  # Lambda refuses these names
 
 
 def test_the_collector_is_given_exactly_what_its_configuration_reads():

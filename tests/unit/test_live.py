@@ -20,40 +20,40 @@ def point(name, value, service="onboarding-api", span="POST /customers", status=
 
 
 def test_a_row_counts_from_the_start_and_rates_the_last_seconds():
-    red = live.Red()
+    red = live.RedTotals()
     red.update([point("calls", 100), point("duration", [100, 0, 0])], now=0)
     red.update([point("calls", 110), point("duration", [100, 10, 0])], now=2)
     assert red.rows() == [("onboarding-api", "POST /customers", "SERVER", "110", "0", "5.0", "<= 50")]
 
 
 def test_what_is_older_than_the_window_has_no_part_in_the_rate():
-    red = live.Red()
+    red = live.RedTotals()
     for second in range(live.WINDOW + 5):
         red.update([point("calls", min(second, 3))], now=second)
     assert red.rows() == [("onboarding-api", "POST /customers", "SERVER", "3", "0", "0.0", "-")]
 
 
 def test_errors_are_counted_with_their_share():
-    red = live.Red()
+    red = live.RedTotals()
     red.update([point("calls", 30), point("calls", 10, status="ERROR")], now=0)
     assert red.rows()[0][3:5] == ("40", "10 (25%)")
 
 
 def test_a_series_that_begins_anew_goes_on_counting_beside_the_others():
-    red = live.Red()
+    red = live.RedTotals()
     red.update([point("calls", 30), point("calls", 10, status="ERROR")], now=0)
     red.update([point("calls", 31), point("calls", 2, status="ERROR")], now=1)
     assert red.rows()[0][3:6] == ("43", "12 (28%)", "3.0")
 
 
 def test_rows_are_sorted_and_other_metrics_left_out():
-    red = live.Red()
+    red = live.RedTotals()
     red.update([point("calls", 1, "b"), point("calls", 1, "a"), point("compact.calls", 9, "c")], now=0)
     assert [row[0] for row in red.rows()] == ["a", "b"]
 
 
 def test_nothing_grows_with_time():
-    red = live.Red()
+    red = live.RedTotals()
     for second in range(1000):
         red.update([point("calls", second), point("duration", [second, 0, 0])], now=second)
     assert len(red._window) == live.WINDOW

@@ -12,23 +12,9 @@ import time
 import uuid
 from types import SimpleNamespace
 
+from records import record
+
 FORMAT = "[%(levelname)s]\t%(asctime)s.%(msecs)03dZ\t%(message)s"
-
-
-def record():
-    """Return one record as the API's messages arrive, of a trace of its own."""
-    body = {"customer_id": "TEST-001", "request_id": str(uuid.uuid4()), "source": "smoke"}
-    traceparent = {"stringValue": f"00-{uuid.uuid4().hex}-{uuid.uuid4().hex[16:]}-03", "dataType": "String"}
-    return {
-        "messageId": str(uuid.uuid4()),
-        "receiptHandle": "handle",
-        "body": json.dumps(body),
-        "attributes": {"ApproximateReceiveCount": "1", "SentTimestamp": "1790000000000"},
-        "messageAttributes": {"traceparent": {**traceparent, "stringListValues": [], "binaryListValues": []}},
-        "eventSource": "aws:sqs",
-        "eventSourceARN": f"arn:aws:sqs:us-east-1:{0:012}:cal-onboarding-queue",
-        "awsRegion": "us-east-1",
-    }
 
 
 def context():

@@ -9,10 +9,11 @@ import os
 import sys
 import time
 
-import app
 import boto3
 from opentelemetry import propagate, trace
 from opentelemetry.trace import SpanKind
+
+import app
 
 BODY = json.dumps({"customer_id": "TEST-001", "request_id": "0" * 36, "source": "smoke"})
 QUEUE_URL = os.environ["QUEUE_URL"]
