@@ -1,9 +1,15 @@
-"""What the rooms unit and contract share: both programs, loaded as they ship, with their spans kept in memory."""
+"""What unit and contract tests share: both programs, loaded as they ship, with their spans kept in memory.
+
+Instrumentations, log handlers and patches are process-wide, and the threads of another test's stack may be running in
+this process: a test sees the spans and log lines of its own thread only.
+"""
 
 import importlib.util
 import json
 import re
 import sys
+import threading
+import time
 import uuid
 from types import SimpleNamespace
 
@@ -31,8 +37,22 @@ VARIABLES = {
 }
 
 
+def own_thread():
+    """Return a function that says whether it is called in the thread that called this."""
+    own = threading.get_ident()
+    return lambda *_: threading.get_ident() == own
+
+
 class Spans(InMemorySpanExporter):
-    """Every ended span, in the order they ended."""
+    """Every span that ended in the thread that made this, in the order they ended."""
+
+    def __init__(self):
+        super().__init__()
+        self._is_own_thread = own_thread()
+
+    def export(self, spans):
+        """Keep spans unless another thread's have ended; called in the thread in which they ended."""
+        return super().export(spans if self._is_own_thread() else ())
 
     def named(self, name):
         """Return the ended spans of that name."""
@@ -147,6 +167,15 @@ def load(path):
 
 
 @pytest.fixture
+def caplog(caplog):
+    """The caplog of pytest, without what other threads log."""
+    is_own_thread = own_thread()
+    caplog.handler.addFilter(is_own_thread)
+    yield caplog
+    caplog.handler.removeFilter(is_own_thread)  # the handler is every test's
+
+
+@pytest.fixture
 def sqs():
     """A fresh SQS, for what it would refuse."""
     return Sqs()
@@ -181,7 +210,9 @@ def loaded_api():
             return made
 
         patch.setattr(boto3, "client", client)
-        patch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda seconds: None))  # between two attempts
+        in_tests, sleep = own_thread(), time.sleep
+        between_attempts = SimpleNamespace(sleep=lambda seconds: None if in_tests() else sleep(seconds))
+        patch.setattr("botocore.endpoint.time", between_attempts)
         yield Api(load("onboarding-api/app.py"), spans, sqs)
         BotocoreInstrumentor().uninstrument()
         FlaskInstrumentor().uninstrument()
