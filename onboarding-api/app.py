@@ -5,127 +5,146 @@ import logging
 import os
 import re
 import uuid
+from decimal import Decimal
+from typing import Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 from flask import Flask, abort, request
 from gunicorn.http.errors import ParseException
 from opentelemetry import propagate, trace
 from opentelemetry.trace import SpanKind
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, ServiceUnavailable
+from werkzeug.exceptions import HTTPException, ServiceUnavailable
+from werkzeug.wrappers import Response
 
-CUSTOMER_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 SIMULATIONS = ("failure", "failure_once", "slow")  # what the Lambda is to do with a smoke request
 MAX_BODY = 64 * 1024  # bytes
 HTTP_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
-SENTENCES = {404: "There is no such path.", 413: "The body may have at most 64 KiB."}
+ERROR_MESSAGES: dict[int, str | None] = {  # by status; a 400 says what is wrong with the body
+    404: "There is no such path.",
+    413: "The body may have at most 64 KiB.",
+    415: "Content-Type must be application/json.",
+    503: "The queue did not accept the request; try again.",
+}
 CONTEXT_ATTRIBUTES = ("traceparent", "tracestate", "baggage")
-# A slow queue costs a caller at most two attempts of 1 s to connect and 2 s to answer, then a 503.
+# A slow queue costs a caller at most two attempts of 1 s to connect and 2 s to respond, then a 503.
 SQS_CONFIG = Config(connect_timeout=1, read_timeout=2, retries={"mode": "standard", "total_max_attempts": 2})
 
 log = logging.getLogger("onboarding-api")
 tracer = trace.get_tracer("onboarding-api")
 
 
-def create_app():
+def create_app() -> Flask:
     """Return the Flask application; reads QUEUE_URL and AWS_REGION, and raises KeyError naming a missing one."""
     logging.basicConfig(format="%(levelname)s %(message)s")
     log.setLevel(logging.INFO)
     queue_url = os.environ["QUEUE_URL"]
     sqs = boto3.client("sqs", region_name=os.environ["AWS_REGION"], config=SQS_CONFIG)
     app = Flask(__name__)
-    # One more than allowed: a chunked body is cut at this length without an error, so that only the extra byte tells.
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY + 1
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY + 1  # one more: a longer chunked body is cut there without an error
     app.url_map.merge_slashes = False  # or /telemetry//smoke would be a redirect, and its span named after the raw path
-    app.register_error_handler(HTTPException, _error_answer)
+    app.register_error_handler(HTTPException, _error_response)
 
     @app.post("/telemetry/smoke")
-    def smoke():
+    def smoke() -> tuple[dict[str, str], int]:
         return _accept(sqs, queue_url, "smoke")
 
     @app.post("/customers")
-    def customers():
+    def customers() -> tuple[dict[str, str], int]:
         return _accept(sqs, queue_url, "customers")
 
     @app.get("/health")
-    def health():
+    def health() -> dict[str, str]:
         return {"status": "ok"}
 
     return app
 
 
-def _accept(sqs, queue_url, source):
-    """Return the 202 answer once SQS has the message, or raise the HTTPException that says why not."""
+def _accept(sqs: Any, queue_url: str, source: str) -> tuple[dict[str, str], int]:
+    """Return the 202 response once SQS has the message, or raise the HTTPException that says why not."""
     message, body = _read_message(source)
+    ids = {key: message[key] for key in ("customer_id", "request_id")}
     trace_id = trace.format_trace_id(trace.get_current_span().get_span_context().trace_id)
     try:
         message_id = queue_for_processing(sqs, queue_url, body)
-    except (BotoCoreError, ClientError, LookupError) as error:
-        log.error("SQS did not take request_id=%s trace_id=%s: %r", message["request_id"], trace_id, error)
-        raise ServiceUnavailable("The queue did not accept the request; try again.", retry_after=5) from error
-    answer = {key: message[key] for key in ("customer_id", "request_id")}
-    return {"status": "queued", **answer, "message_id": message_id, "trace_id": trace_id}, 202
+    except Exception as error:  # botocore raises more than its own: stale credentials, a proxy's page, odd JSON
+        # Not the error's text, which may quote the message; the span has it.
+        cause = error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__
+        log.error("SQS did not accept request_id=%s trace_id=%s: %r", ids["request_id"], trace_id, cause)
+        raise ServiceUnavailable(retry_after=5) from error
+    return {"status": "queued", **ids, "message_id": message_id, "trace_id": trace_id}, 202
 
 
-def _read_message(source):
+def _read_message(source: str) -> tuple[dict[str, Any], str]:
     """Return the request's JSON object, with our request_id and source, as dict and text; aborts with 400, 413, 415."""
     if request.mimetype != "application/json":
-        abort(415, "Content-Type must be application/json.")
+        abort(415)
     try:
         received = request.get_data()
         if len(received) > MAX_BODY:
-            raise RequestEntityTooLarge
-        message = json.loads(received.decode())
-        if not isinstance(message, dict):
-            abort(400, "The body must be a JSON object.")
+            abort(413)
+        message = json.loads(received.decode(), parse_float=_exact_float)
+        _validate(message, source)
         message |= {"request_id": str(uuid.uuid4()), "source": source}
-        body = json.dumps(message, allow_nan=False)
+        return message, json.dumps(message, allow_nan=False)
     except ParseException:  # gunicorn's; it reads chunks only now, when they are asked for
         abort(400, "The body is not valid chunked encoding.")
-    except (ValueError, RecursionError):  # also invalid UTF-8, NaN, and brackets nested by the thousand
+    except (ValueError, ArithmeticError, RecursionError):  # also NaN, an exponent or nesting beyond Python's limits
         abort(400, "The body is not valid JSON.")
+
+
+def _exact_float(text: str) -> float:
+    """Return the number; aborts with 400 when the float is another one, as of 9007199254740993.0 or 1e400."""
+    number = float(text)
+    if Decimal(repr(number)) != Decimal(text):
+        abort(400, "A number is out of the range or precision of a 64-bit float; send it as a string.")
+    return number
+
+
+def _validate(message: Any, source: str) -> None:
+    """Abort with 400 unless it is a message that the Lambda can process."""
+    if not isinstance(message, dict):
+        abort(400, "The body must be a JSON object.")
     customer_id = message.get("customer_id")
-    if not (isinstance(customer_id, str) and CUSTOMER_ID.fullmatch(customer_id)):
+    if not (isinstance(customer_id, str) and ID.fullmatch(customer_id)):
         abort(400, "customer_id must be a string of 1 to 64 characters out of A-Z, a-z, 0-9, _ and -.")
     if "simulate" in message and (source != "smoke" or message["simulate"] not in SIMULATIONS):
         abort(400, f"simulate is for /telemetry/smoke only, and one of {', '.join(SIMULATIONS)}.")
-    return message, body
 
 
-def queue_for_processing(sqs, queue_url, body):
-    """Send body (JSON text) with the trace context as MessageAttributes; return SQS's MessageId.
-
-    Raises botocore's BotoCoreError or ClientError when SQS fails, LookupError when its answer has no MessageId.
-    """
-    with tracer.start_as_current_span("sqs.send", kind=SpanKind.PRODUCER) as span:
-        span.set_attribute("messaging.system", "aws.sqs")
-        span.set_attribute("messaging.destination.name", queue_url.rsplit("/", 1)[-1])
-        span.set_attribute("messaging.operation.name", "send")
-        span.set_attribute("messaging.operation.type", "send")
+def queue_for_processing(sqs: Any, queue_url: str, body: str) -> str:
+    """Send body (JSON) with the trace context as MessageAttributes; return its MessageId, or raise as boto3 does."""
+    described = {
+        "messaging.system": "aws.sqs",
+        "messaging.destination.name": queue_url.rsplit("/", 1)[-1],
+        "messaging.operation.name": "send",
+        "messaging.operation.type": "send",
+    }
+    with tracer.start_as_current_span("sqs.send", kind=SpanKind.PRODUCER, attributes=described) as span:
         # Inside the span: outside it, the consumer would become a child of the HTTP request instead of the send.
-        carrier = {}
+        carrier: dict[str, str] = {}
         propagate.inject(carrier)
-        attributes = {
-            key: {"DataType": "String", "StringValue": carrier[key]}
-            for key in CONTEXT_ATTRIBUTES
-            if carrier.get(key)  # SQS rejects the whole message for one empty StringValue
-        }
-        answer = sqs.send_message(QueueUrl=queue_url, MessageBody=body, MessageAttributes=attributes)
-        if not (message_id := answer.get("MessageId")):
-            raise LookupError("SQS answered without a MessageId")
+        context = {key: carrier[key] for key in CONTEXT_ATTRIBUTES if carrier.get(key)}  # SQS rejects empty values
+        attributes = {key: {"DataType": "String", "StringValue": value} for key, value in context.items()}
+        response = sqs.send_message(QueueUrl=queue_url, MessageBody=body, MessageAttributes=attributes)
+        message_id = response.get("MessageId")
+        if not (isinstance(message_id, str) and ID.fullmatch(message_id)):
+            raise LookupError("SQS responded without a MessageId")
         span.set_attribute("messaging.message.id", message_id)
-        trace_id = trace.format_trace_id(span.get_span_context().trace_id)
-        log.info("PRODUCER trace_id=%s message_id=%s", trace_id, message_id)
+        log.info(
+            "PRODUCER trace_id=%s message_id=%s", trace.format_trace_id(span.get_span_context().trace_id), message_id
+        )
         return message_id
 
 
-def _error_answer(error):
-    """Return any HTTP error as {"error": sentence}, with the headers (Allow, Retry-After) that belong to it."""
+def _error_response(error: HTTPException) -> Response:
+    """Return any HTTP error as {"error": message}, with the headers (Allow, Retry-After) that belong to it."""
     if request.url_rule is None:
-        # The agent names the span after the raw path, and every new span name is a new metric series.
+        # Auto-instrumentation names the span after the raw path, and every new span name is a new metric series.
         trace.get_current_span().update_name(request.method if request.method in HTTP_METHODS else "HTTP")
-    answer = error.get_response()
-    answer.data = json.dumps({"error": SENTENCES.get(error.code, error.description)}) + "\n"
-    answer.content_type = "application/json"
-    return answer
+    response = error.get_response()
+    response.data = json.dumps({"error": ERROR_MESSAGES.get(error.code or 500, error.description)}) + "\n"
+    response.content_type = "application/json"
+    return response

@@ -1,15 +1,20 @@
-"""The API's contract: what a request may be, what is answered, what is sent to SQS, which spans and lines it leaves."""
+"""The API's contract: what a request may be, the response, what is sent to SQS, which spans and lines it leaves."""
 
 import json
 import logging
 import re
+from decimal import Decimal
+from types import SimpleNamespace
 
 import pytest
+from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError
+from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
 
 LIMIT = 64 * 1024
 JSON = "application/json"
+TOO_PRECISE = "A number is out of the range or precision of a 64-bit float; send it as a string."
 
 
 def customer(fields=""):
@@ -36,7 +41,14 @@ def padded(size):
         pytest.param(400, b'{"x":' * 10_000, id="objects nested by the thousand"),
         pytest.param(400, customer(',"x":NaN'), id="NaN"),
         pytest.param(400, customer(',"x":-Infinity'), id="-Infinity"),
-        pytest.param(400, customer(',"x":1e999'), id="1e999"),
+        pytest.param(400, customer(',"x":1e400'), id="1e400"),
+        pytest.param(400, customer(',"x":-1e400'), id="-1e400"),
+        pytest.param(400, customer(',"x":1e-400'), id="1e-400"),
+        pytest.param(400, customer(',"x":1e99999999999999999999'), id="exponent beyond any limit"),
+        pytest.param(400, customer(',"x":1e-99999999999999999999'), id="negative exponent beyond any limit"),
+        pytest.param(400, customer(',"x":9007199254740993.0'), id="a float beside the integer"),
+        pytest.param(400, customer(',"amount":8123456789012345.7'), id="amount of 17 digits"),
+        pytest.param(400, customer(',"x":[{"y":0.12345678901234567}]'), id="17 digits deep inside"),
         pytest.param(400, customer(',"x":' + "9" * 5_000), id="integer of 5000 digits"),
         pytest.param(400, b'["TEST-001"]', id="list"),
         pytest.param(400, b'"TEST-001"', id="string"),
@@ -60,11 +72,11 @@ def padded(size):
         pytest.param(413, padded(4 * LIMIT), id="far over 64 KiB"),
     ],
 )
-def test_a_wrong_body_gets_its_status_and_a_sentence_and_sends_nothing(api, path, status, body):
-    answer = api.post(body, path)
-    assert (answer.status_code, list(answer.json)) == (status, ["error"])
-    assert answer.json["error"].endswith(".")
-    assert answer.content_type == JSON
+def test_a_wrong_body_gets_its_status_and_a_message_and_sends_nothing(api, path, status, body):
+    response = api.post(body, path)
+    assert (response.status_code, list(response.json)) == (status, ["error"])
+    assert response.json["error"].endswith(".")
+    assert response.content_type == JSON
     assert api.sqs.calls == 0
 
 
@@ -85,12 +97,31 @@ def test_a_wrong_body_gets_its_status_and_a_sentence_and_sends_nothing(api, path
         pytest.param(400, "POST", "/customers", {"Connection": "Upgrade", "Upgrade": "websocket"}, id="websocket"),
     ],
 )
-def test_a_request_that_goes_nowhere_gets_its_status_and_a_sentence(api, status, method, path, headers):
-    answer = api.client.open(path, method=method, data=customer(), content_type=JSON, headers=headers)
-    assert (answer.status_code, list(answer.json)) == (status, ["error"])
-    assert answer.json["error"].endswith(".")
-    assert answer.content_type == JSON
+def test_a_request_that_goes_nowhere_gets_its_status_and_a_message(api, status, method, path, headers):
+    response = api.client.open(path, method=method, data=customer(), content_type=JSON, headers=headers)
+    assert (response.status_code, list(response.json)) == (status, ["error"])
+    assert response.json["error"].endswith(".")
+    assert response.content_type == JSON
     assert api.sqs.calls == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "request_"),
+    [
+        (400, "The body is not valid JSON.", {"data": b"{"}),
+        (400, "The body must be a JSON object.", {"data": b"[]"}),
+        (400, "customer_id must be a string of 1 to 64 characters out of A-Z, a-z, 0-9, _ and -.", {"data": b"{}"}),
+        (400, TOO_PRECISE, {"data": customer(',"x":1e400')}),
+        (404, "There is no such path.", {"path": "/nowhere"}),
+        (405, "The method is not allowed for the requested URL.", {"method": "PUT"}),
+        (413, "The body may have at most 64 KiB.", {"data": padded(LIMIT + 1)}),
+        (415, "Content-Type must be application/json.", {"content_type": "text/plain"}),
+    ],
+)
+def test_an_error_says_what_to_do(api, status, message, request_):
+    defaults = {"path": "/customers", "method": "POST", "data": customer(), "content_type": JSON}
+    response = api.client.open(**{**defaults, **request_})
+    assert (response.status_code, response.json) == (status, {"error": message})
 
 
 def test_a_wrong_method_is_told_the_right_one(api):
@@ -102,8 +133,8 @@ def test_a_wrong_method_is_told_the_right_one(api):
     [None, "", "text/plain", "application/x-www-form-urlencoded", "application/jsonp", "application/problem+json", ";"],
 )
 def test_another_content_type_gets_415(api, content_type):
-    answer = api.post(content_type=content_type)
-    assert (answer.status_code, list(answer.json)) == (415, ["error"])
+    response = api.post(content_type=content_type)
+    assert (response.status_code, list(response.json)) == (415, ["error"])
 
 
 @pytest.mark.parametrize("content_type", [JSON, "Application/JSON", "application/json; charset=utf-8"])
@@ -112,18 +143,18 @@ def test_json_is_accepted_in_every_spelling_of_its_content_type(api, content_typ
 
 
 @pytest.mark.parametrize(("path", "source"), [("/telemetry/smoke", "smoke"), ("/customers", "customers")])
-def test_an_accepted_request_is_answered_and_sent_as_the_contract_says(api, path, source):
-    answer = api.post({"customer_id": "TEST-001", "plan": {"name": "gold"}, "seats": [1, 2.5, None, True]}, path)
-    assert answer.status_code == 202
-    assert set(answer.json) == {"status", "customer_id", "request_id", "message_id", "trace_id"}
-    assert (answer.json["status"], answer.json["customer_id"]) == ("queued", "TEST-001")
+def test_an_accepted_request_gets_the_response_and_is_sent_as_the_contract_says(api, path, source):
+    response = api.post({"customer_id": "TEST-001", "plan": {"name": "gold"}, "seats": [1, 2.5, None, True]}, path)
+    assert response.status_code == 202
+    assert set(response.json) == {"status", "customer_id", "request_id", "message_id", "trace_id"}
+    assert (response.json["status"], response.json["customer_id"]) == ("queued", "TEST-001")
     (message,) = api.sqs.messages
     assert set(message) == {"QueueUrl", "MessageBody", "MessageAttributes"}
     assert json.loads(message["MessageBody"]) == {
         "customer_id": "TEST-001",
         "plan": {"name": "gold"},
         "seats": [1, 2.5, None, True],
-        "request_id": answer.json["request_id"],
+        "request_id": response.json["request_id"],
         "source": source,
     }
 
@@ -144,18 +175,18 @@ def test_a_smoke_request_may_ask_the_function_for_a_failure(api, simulate):
         pytest.param("/customers", "failure", id="on the business route"),
     ],
 )
-def test_any_other_simulation_is_refused_by_name(api, path, simulate):
-    answer = api.post({"customer_id": "TEST-001", "simulate": simulate}, path)
-    assert (answer.status_code, api.sqs.messages) == (400, [])
-    sentence = "simulate is for /telemetry/smoke only, and one of failure, failure_once, slow."
-    assert answer.get_json() == {"error": sentence}
+def test_any_other_simulation_is_rejected_by_name(api, path, simulate):
+    response = api.post({"customer_id": "TEST-001", "simulate": simulate}, path)
+    assert (response.status_code, api.sqs.messages) == (400, [])
+    message = "simulate is for /telemetry/smoke only, and one of failure, failure_once, slow."
+    assert response.get_json() == {"error": message}
 
 
 def test_request_id_and_source_of_the_client_are_overwritten(api):
-    answer = api.post({"customer_id": "TEST-001", "request_id": "theirs", "source": "theirs"})
+    response = api.post({"customer_id": "TEST-001", "request_id": "theirs", "source": "theirs"})
     sent = json.loads(api.sqs.messages[0]["MessageBody"])
-    assert (sent["request_id"], sent["source"]) == (answer.json["request_id"], "customers")
-    assert answer.json["request_id"] != "theirs"
+    assert (sent["request_id"], sent["source"]) == (response.json["request_id"], "customers")
+    assert response.json["request_id"] != "theirs"
 
 
 @pytest.mark.parametrize(
@@ -163,9 +194,10 @@ def test_request_id_and_source_of_the_client_are_overwritten(api):
     [
         pytest.param(customer(',"x":"\\u0000\\u0001\\u001f\\u007f\\ufffe\\uffff"'), id="control characters"),
         pytest.param(customer(',"x":"\\ud800","\\udc00":1'), id="lone surrogates"),
-        pytest.param(customer(',"x":"\x7f\ufffe\U0010ffff"'), id="raw characters SQS refuses"),
+        pytest.param(customer(',"x":"\x7f\ufffe\U0010ffff"'), id="raw characters SQS rejects"),
         pytest.param(customer(',"x":' + "9" * 4_300), id="integer of 4300 digits"),
-        pytest.param(customer(',"x":1e308,"y":-0.0,"z":5e-324'), id="extreme floats"),
+        pytest.param(customer(',"x":1e308,"y":-0.0,"z":5e-324,"u":0e9,"v":1.50,"w":1E+2'), id="extreme floats"),
+        pytest.param(customer(',"x":9007199254740993,"y":12345678901234.56'), id="precise numbers"),
         pytest.param(customer(',"":{"":[]}'), id="empty names"),
         pytest.param(b" \n\t" + customer() + b"\r\n", id="white space around"),
         pytest.param(b'{"customer_id":"' + b"a" * 64 + b'"}', id="customer_id of 64 characters"),
@@ -178,15 +210,15 @@ def test_request_id_and_source_of_the_client_are_overwritten(api):
 )
 def test_every_field_that_is_json_travels_within_the_limits_of_sqs(api, body):
     assert api.post(body).status_code == 202
-    sent = json.loads(api.sqs.messages[0]["MessageBody"])
+    sent = json.loads(api.sqs.messages[0]["MessageBody"], parse_float=Decimal)
     ours = {"request_id": sent.pop("request_id"), "source": sent.pop("source")}
-    assert sent == json.loads(body)
+    assert sent == json.loads(body, parse_float=Decimal)
     assert ours["source"] == "customers"
 
 
 def test_the_last_of_two_equal_keys_counts(api):
-    answer = api.post(b'{"customer_id":"first","customer_id":"last"}')
-    assert (answer.status_code, answer.json["customer_id"]) == (202, "last")
+    response = api.post(b'{"customer_id":"first","customer_id":"last"}')
+    assert (response.status_code, response.json["customer_id"]) == (202, "last")
 
 
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"":', "}")], ids=["lists", "objects"])
@@ -194,54 +226,97 @@ def test_brackets_nested_about_as_deep_as_the_interpreter_allows_are_never_our_e
     def status(depth):
         return api.post(customer(f',"x":{opening * depth}1{closing * depth}')).status_code
 
-    accepted, refused = 1, 13_000
-    while refused - accepted > 1:
-        middle = (accepted + refused) // 2
-        accepted, refused = (middle, refused) if status(middle) == 202 else (accepted, middle)
+    accepted, rejected = 1, 13_000
+    while rejected - accepted > 1:
+        middle = (accepted + rejected) // 2
+        accepted, rejected = (middle, rejected) if status(middle) == 202 else (accepted, middle)
     assert {status(depth) for depth in range(accepted - 50, accepted + 50)} <= {202, 400}
 
 
+def fails(exception):
+    def fail(request):
+        raise exception
+
+    return fail
+
+
+def page(status, content):
+    """Return what a proxy between the API and SQS may respond with."""
+    return lambda request: AWSResponse("", status, {}, SimpleNamespace(stream=lambda: [content]))
+
+
+def responds(status, content):
+    """Return a response of SQS."""
+    raw = SimpleNamespace(stream=lambda: [json.dumps(content).encode()])
+    return AWSResponse("", status, {"content-type": "application/x-amz-json-1.0"}, raw)
+
+
+def sqs_gives(status, content):
+    return lambda request: responds(status, content)
+
+
 @pytest.mark.parametrize(
-    "fail",
+    ("cause", "fail"),
     [
-        pytest.param(lambda request: ConnectTimeoutError(endpoint_url=request.url), id="connect timeout"),
-        pytest.param(lambda request: ReadTimeoutError(endpoint_url=request.url), id="read timeout"),
-        pytest.param(lambda request: EndpointConnectionError(endpoint_url=request.url), id="refused"),
-        pytest.param(lambda request: NoCredentialsError(), id="no credentials"),
-        pytest.param(lambda request: (400, {"__type": "com.amazonaws.sqs#QueueDoesNotExist"}), id="no such queue"),
-        pytest.param(lambda request: (403, {"__type": "AccessDenied", "message": "no"}), id="access denied"),
-        pytest.param(lambda request: (400, {"__type": "ThrottlingException"}), id="throttled"),
-        pytest.param(lambda request: (500, {}), id="internal error"),
-        pytest.param(lambda request: (503, {}), id="unavailable"),
-        pytest.param(lambda request: (200, {}), id="no MessageId"),
-        pytest.param(lambda request: (200, {"MessageId": None}), id="MessageId null"),
-        pytest.param(lambda request: (200, {"MessageId": ""}), id="MessageId empty"),
+        pytest.param("ConnectTimeoutError", fails(ConnectTimeoutError(endpoint_url="sqs")), id="connect timeout"),
+        pytest.param("ReadTimeoutError", fails(ReadTimeoutError(endpoint_url="sqs")), id="read timeout"),
+        pytest.param("EndpointConnectionError", fails(EndpointConnectionError(endpoint_url="sqs")), id="refused"),
+        pytest.param("NoCredentialsError", fails(NoCredentialsError()), id="no credentials"),
+        pytest.param("RuntimeError", fails(RuntimeError("Credentials were refreshed, but …")), id="stale credentials"),
+        pytest.param("MemoryError", fails(MemoryError()), id="out of memory"),
+        pytest.param(
+            "QueueDoesNotExist", sqs_gives(400, {"__type": "com.amazonaws.sqs#QueueDoesNotExist"}), id="no such queue"
+        ),
+        pytest.param("AccessDenied", sqs_gives(403, {"__type": "AccessDenied", "message": "no"}), id="access denied"),
+        pytest.param("ThrottlingException", sqs_gives(400, {"__type": "ThrottlingException"}), id="throttled"),
+        pytest.param("500", sqs_gives(500, {}), id="internal error"),
+        pytest.param("503", sqs_gives(503, {}), id="unavailable"),
+        pytest.param("LookupError", sqs_gives(200, {}), id="no MessageId"),
+        *(
+            pytest.param("LookupError", sqs_gives(200, {"MessageId": value}), id=f"MessageId {value!r:.20}")
+            for value in (None, "", 1, True, ["id"], {"id": 1}, "two\nlines", "a" * 65)
+        ),
+        *(
+            pytest.param(None, sqs_gives(status, content), id=f"{status} {content!r}")
+            for status in (200, 400, 500)
+            for content in (None, [], ["MessageId"], "MessageId", 1, {"__type": ["x"]}, {"__type": {"x": 1}})
+        ),
+        *(
+            pytest.param(None, page(status, content), id=f"{status} {content!r:.20}")
+            for status in (200, 302, 407, 502)
+            for content in (b"", b"<html>Zugriff verweigert f\xfcr TEST-001</html>", b"<xml/>", b"\x00\xff" * 5_000)
+        ),
+        pytest.param(
+            "InvalidParameterValue",
+            lambda request: responds(400, {"__type": "InvalidParameterValue", "message": request.body.decode()}),
+            id="SQS quotes the message",
+        ),
     ],
 )
-def test_an_sqs_that_fails_is_a_503_to_try_again_and_an_error_on_the_producer(api, caplog, fail):
-    def failure(request):
-        outcome = fail(request)
-        if isinstance(outcome, Exception):
-            raise outcome
-        return api.sqs.response(*outcome)
-
-    api.sqs.fail = failure
-    answer = api.post()
-    assert (answer.status_code, list(answer.json), answer.headers["Retry-After"]) == (503, ["error"], "5")
-    assert answer.json["error"].endswith(".")
+def test_whatever_goes_wrong_while_sending_is_a_503_and_one_line_and_an_error_on_the_producer(api, caplog, cause, fail):
+    api.sqs.fail = fail
+    response = api.post()
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
+    assert response.json == {"error": "The queue did not accept the request; try again."}
     producer = api.spans.one("sqs.send")
     assert producer.status.status_code is StatusCode.ERROR
     assert [event.name for event in producer.events] == ["exception"]
     assert "messaging.message.id" not in producer.attributes
     assert api.spans.one("POST /customers").status.status_code is StatusCode.ERROR
-    assert [r.levelname for r in caplog.records if r.name == "onboarding-api"] == ["ERROR"]
+    (line,) = [record for record in caplog.records if record.name == "onboarding-api"]
+    trace_id = trace.format_trace_id(producer.context.trace_id)
+    logged = rf"SQS did not accept request_id=[0-9a-f-]{{36}} trace_id={trace_id}: '(\w+)'"
+    assert (line.levelname, line.exc_info) == ("ERROR", None)
+    found = re.fullmatch(logged, line.getMessage())
+    assert found
+    assert cause in (None, found[1])
 
 
 def test_an_sqs_that_is_slow_is_tried_twice_and_costs_seconds_not_minutes(api):
-    def never_answers(request):
+    def never_responds(request):
         raise ReadTimeoutError(endpoint_url=request.url)
 
-    api.sqs.fail = never_answers
+    api.sqs.fail = never_responds
     assert api.post().status_code == 503
     config = api.module.SQS_CONFIG
     assert api.sqs.calls == 2
@@ -249,33 +324,33 @@ def test_an_sqs_that_is_slow_is_tried_twice_and_costs_seconds_not_minutes(api):
 
 
 def test_an_error_that_passes_costs_a_retry_and_not_the_request(api):
-    answers = iter([api.sqs.response(500, {}), None])
-    api.sqs.fail = lambda request: next(answers)
+    responses = iter([api.sqs.response(500, {}), None])
+    api.sqs.fail = lambda request: next(responses)
     assert api.post().status_code == 202
     assert (api.sqs.calls, len(api.sqs.messages)) == (2, 1)
 
 
 def test_the_trace_context_is_injected_inside_the_producer_span(api):
-    answer = api.post()
+    response = api.post()
     server, producer, client = (api.spans.one(name) for name in ("POST /customers", "sqs.send", "SQS.SendMessage"))
     traceparent = api.sqs.messages[0]["MessageAttributes"]["traceparent"]["StringValue"]
     version, trace_id, span_id, flags = traceparent.split("-")
     assert (version, int(trace_id, 16), int(span_id, 16)) == ("00", producer.context.trace_id, producer.context.span_id)
     assert int(flags, 16) & 1
-    assert answer.json["trace_id"] == trace_id
+    assert response.json["trace_id"] == trace_id
     assert (server.kind, producer.kind, client.kind) == (SpanKind.SERVER, SpanKind.PRODUCER, SpanKind.CLIENT)
     assert producer.parent.span_id == server.context.span_id
     assert client.parent.span_id == producer.context.span_id
 
 
 def test_the_producer_span_says_what_was_sent_where(api):
-    answer = api.post()
+    response = api.post()
     assert dict(api.spans.one("sqs.send").attributes) == {
         "messaging.system": "aws.sqs",
         "messaging.destination.name": "cal-onboarding-queue",
         "messaging.operation.name": "send",
         "messaging.operation.type": "send",
-        "messaging.message.id": answer.json["message_id"],
+        "messaging.message.id": response.json["message_id"],
     }
 
 
@@ -299,10 +374,10 @@ def test_tracestate_and_baggage_are_sent_when_there_are_any(api):
 
 def test_an_accepted_request_leaves_one_line_with_its_trace_and_message(api, caplog):
     caplog.set_level(logging.INFO)
-    answer = api.post({"customer_id": "TEST-001", "x": "\n\x1b[31m"}).json
+    response = api.post({"customer_id": "TEST-001", "x": "\n\x1b[31m"}).json
     (line,) = [record.getMessage() for record in caplog.records if record.name == "onboarding-api"]
-    assert line == f"PRODUCER trace_id={answer['trace_id']} message_id={answer['message_id']}"
-    assert re.fullmatch("[0-9a-f]{32}", answer["trace_id"])
+    assert line == f"PRODUCER trace_id={response['trace_id']} message_id={response['message_id']}"
+    assert re.fullmatch("[0-9a-f]{32}", response["trace_id"])
 
 
 def test_nothing_of_the_customer_is_on_a_span(api):
@@ -310,9 +385,9 @@ def test_nothing_of_the_customer_is_on_a_span(api):
     assert "secret" not in "".join(span.to_json() for span in api.spans.get_finished_spans())
 
 
-def test_health_is_answered_and_not_traced(api):
-    answer = api.client.get("/health")
-    assert (answer.status_code, answer.json) == (200, {"status": "ok"})
+def test_health_responds_and_is_not_traced(api):
+    response = api.client.get("/health")
+    assert (response.status_code, response.json) == (200, {"status": "ok"})
     assert not api.spans.get_finished_spans()
 
 
