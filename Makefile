@@ -35,6 +35,7 @@ lint: .venv/installed ## check style and types
 	@.venv/bin/ruff check . tests/deployment/shims/aws
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy infrastructure/local
+	.venv/bin/mypy --strict onboarding-lambda
 	.venv/bin/shellcheck $$(git ls-files '*.sh' .ci/run) tests/deployment/shims/{curl,docker,sleep}
 	.venv/bin/cfn-lint infrastructure/foundation.yaml
 	.venv/bin/hadolint $$(git ls-files '*Dockerfile')

@@ -4,36 +4,39 @@ import json
 import logging
 import re
 import time
+from typing import Any
 
 from opentelemetry import propagate, trace
-from opentelemetry.context import Context
-from opentelemetry.trace import Link, SpanKind, StatusCode
+from opentelemetry.context import Context, attach, detach
+from opentelemetry.trace import Link, Span, SpanKind, StatusCode
 
 import telemetry
 
 IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,64}")
-RESERVED_MILLIS = 4000  # no record is begun with less time left: the flush, its margin and one slow record
+# With less than RESERVED_MILLIS left a record is refused: it might reach the timeout, and the whole batch with it. That
+# uses up one of its deliveries, so keep BatchSize * SLOWEST_RECORD_MILLIS + RESERVED_MILLIS at or below Timeout.
+SLOWEST_RECORD_MILLIS = 1500
+RESERVED_MILLIS = SLOWEST_RECORD_MILLIS + telemetry.FLUSH_MILLIS + telemetry.MARGIN_MILLIS
 
 log = logging.getLogger("onboarding-lambda")
-log.setLevel(logging.INFO)
 tracer = trace.get_tracer("onboarding-lambda")
 
 
-def handler(event, context):
+def handler(event: dict[str, Any], context: telemetry.LambdaContext) -> dict[str, list[dict[str, str]]]:
     """Process an SQS event and report exactly the records that failed.
 
-    event: {"Records": [...]} as Lambda's SQS event source sends it; context: the Lambda context object.
-    Returns {"batchItemFailures": [{"itemIdentifier": messageId}, ...]}, the partial batch response:
-    https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html
+    event: {"Records": [...]}; returns {"batchItemFailures": [{"itemIdentifier": messageId}, ...]}, the partial batch
+    response: https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html
     """
     try:
         # A trace of its own, so that no record can inherit another's. SERVER because Coralogix lists a service by its
         # SERVER spans, and CONSUMER would count every invocation among the records.
-        invocation = telemetry.invocation_attributes(context)
-        with tracer.start_as_current_span("sqs.batch", Context(), SpanKind.SERVER, invocation) as batch:
+        with tracer.start_as_current_span(
+            "sqs.batch", context=Context(), kind=SpanKind.SERVER, attributes=telemetry.invocation_attributes(context)
+        ) as batch:
             records = event["Records"]
             batch.set_attribute("messaging.batch.message_count", len(records))
-            failed = [record["messageId"] for record in records if not _process_record(record, context)]
+            failed = [record["messageId"] for record in records if not _process_record(record, context, batch)]
             if failed:
                 batch.set_status(StatusCode.ERROR, f"{len(failed)} of {len(records)} records failed")
     finally:
@@ -41,33 +44,43 @@ def handler(event, context):
     return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failed]}
 
 
-def _process_record(record, context):
-    """Process one record in a span under its producer, linked to the batch, as that to the producer; return success."""
-    batch, span = trace.get_current_span(), trace.INVALID_SPAN
+def _process_record(record: dict[str, Any], context: telemetry.LambdaContext, batch: Span) -> bool:
+    """Process one record in a span of its own, which is a child of the producer's; return whether that succeeded."""
+    span: Span = trace.INVALID_SPAN
+    parent = _extract_parent(record)
+    token = attach(parent)  # process() sees this record's baggage, and passes it on to what it calls
     try:
-        parent = _extract_parent(record)
-        producer = trace.get_current_span(parent).get_span_context()
-        if producer.is_valid:
-            batch.add_link(producer)
-        links = [Link(batch.get_span_context())]
-        with tracer.start_as_current_span("sqs.process", parent, SpanKind.CONSUMER, links=links) as span:
-            span.set_attribute("messaging.system", "aws.sqs")
-            span.set_attribute("messaging.destination.name", record["eventSourceARN"].rsplit(":", 1)[-1])
-            span.set_attribute("messaging.operation.name", "process")
-            span.set_attribute("messaging.operation.type", "process")
-            span.set_attribute("messaging.message.id", record["messageId"])
-            span.set_attribute("aws.sqs.receive_count", _receive_count(record))
-            span.set_attribute("faas.invocation_id", context.aws_request_id)
+        batch.add_link(trace.get_current_span().get_span_context())  # to the producer's span; ignored if there is none
+        links, attributes = [Link(batch.get_span_context())], _attributes(record, context)
+        with tracer.start_as_current_span(
+            "sqs.process", context=parent, kind=SpanKind.CONSUMER, attributes=attributes, links=links
+        ) as span:
             if context.get_remaining_time_in_millis() < RESERVED_MILLIS:
                 raise TimeoutError("too little time is left in this invocation")
             process(record)
     except Exception as error:  # outside the span, which has recorded it and is ERROR by now
-        log.error("failed message_id=%s trace_id=%s: %r", record["messageId"], _trace_id(span), error)
+        # Its text is on the span only: it may quote the message, and a customer's words do not belong in a log.
+        ids = (record["messageId"], span.get_span_context().trace_id)
+        log.error("failed message_id=%s trace_id=%032x: %s", *ids, type(error).__name__)
         return False
+    finally:
+        detach(token)
     return True
 
 
-def process(message):
+def _attributes(record: dict[str, Any], context: telemetry.LambdaContext) -> dict[str, str | int]:
+    return {
+        "messaging.system": "aws.sqs",
+        "messaging.destination.name": str(record.get("eventSourceARN", "")).rsplit(":", 1)[-1],
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.message.id": record["messageId"],
+        "aws.sqs.receive_count": _receive_count(record),
+        "faas.invocation_id": context.aws_request_id,
+    }
+
+
+def process(message: dict[str, Any]) -> None:
     """Validate one SQS message and onboard its customer: the business. Raises ValueError when it is not valid."""
     customer = json.loads(message["body"])
     if not isinstance(customer, dict):
@@ -76,11 +89,12 @@ def process(message):
         if not (isinstance(customer.get(key), str) and IDENTIFIER.fullmatch(customer[key])):
             raise ValueError(f"{key} is not a string of 1 to 64 characters out of A-Z, a-z, 0-9, _ and -")
     _simulate(customer.get("simulate"), _receive_count(message))
-    ids = (customer["customer_id"], customer["request_id"], message["messageId"], _trace_id(trace.get_current_span()))
-    log.info("onboarded customer_id=%s request_id=%s message_id=%s trace_id=%s", *ids)
+    trace_id = trace.get_current_span().get_span_context().trace_id
+    ids = (customer["customer_id"], customer["request_id"], message["messageId"], trace_id)
+    log.info("onboarded customer_id=%s request_id=%s message_id=%s trace_id=%032x", *ids)
 
 
-def _simulate(what, receive_count):
+def _simulate(what: Any, receive_count: int) -> None:
     """Fail or be slow because the smoke request asked for it, to show retries, dead letters and errors on demand."""
     if what == "failure" or (what == "failure_once" and receive_count == 1):
         raise RuntimeError(f"simulate={what}")
@@ -88,33 +102,27 @@ def _simulate(what, receive_count):
         time.sleep(1)
 
 
-def _receive_count(record):
+def _receive_count(record: dict[str, Any]) -> int:
     """Return how often SQS has delivered this record, 1 for the first time."""
-    return int(record["attributes"]["ApproximateReceiveCount"])
+    return int(record.get("attributes", {}).get("ApproximateReceiveCount", 1))
 
 
-def _trace_id(span):
-    return trace.format_trace_id(span.get_span_context().trace_id)
-
-
-def _extract_parent(record):
+def _extract_parent(record: dict[str, Any]) -> Context:
     """Return the Context the producer injected, or an empty one, so that a record without it starts a new trace."""
     attributes = _flatten_attrs(record.get("messageAttributes"))
-    # The SDK would log a control character as it is, and raise for a lone surrogate; a valid header has neither.
-    carrier = {name: value for name, value in attributes.items() if value.isprintable()}
-    parent = propagate.extract(carrier, Context())
+    # W3C allows spaces and tabs. The propagators would accept a line end, and raise for a lone surrogate.
+    carrier = {name: value for name, value in attributes.items() if value.replace("\t", " ").isprintable()}
+    parent = propagate.extract(carrier, context=Context())
     producer = trace.get_current_span(parent).get_span_context()
     if producer.is_valid:
-        ids = (trace.format_trace_id(producer.trace_id), trace.format_span_id(producer.span_id), producer.trace_flags)
-        log.info("extracted traceparent 00-%s-%s-%02x", *ids)
+        log.info("extracted traceparent 00-%032x-%016x-%02x", producer.trace_id, producer.span_id, producer.trace_flags)
     return parent
 
 
-def _flatten_attrs(message_attributes):
+def _flatten_attrs(message_attributes: Any) -> dict[str, str]:
     """Return {lower-case name: value} of the attributes that have a string value; any other shape is left out.
 
-    message_attributes: {"traceparent": {"stringValue": "00-...", "dataType": "String"}} as Lambda spells it, or
-    "StringValue" as the SQS API does.
+    Lambda: {"traceparent": {"stringValue": "00-...", "dataType": "String"}}; the SQS API spells it "StringValue".
     """
     if not isinstance(message_attributes, dict):
         return {}

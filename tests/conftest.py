@@ -234,6 +234,7 @@ def loaded_function():
             patch.setenv(name, value)
         patch.setattr(trace, "_TRACER_PROVIDER", None)
         patch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", Once())
+        patch.setitem(sys.modules, "export", load("onboarding-lambda/export.py"))
         telemetry = load("onboarding-lambda/telemetry.py")
         patch.setitem(sys.modules, "telemetry", telemetry)
         spans = Spans()

@@ -74,6 +74,13 @@ def test_the_task_has_a_size_that_fargate_has():
     assert size in " ".join(readmes.TEXTS[readmes.AWS].split())
 
 
+def test_a_batch_of_the_slowest_records_fits_into_the_function_so_that_none_is_refused(loaded_function):
+    batch_size = shipped.read_json("event-source-mapping.json")["BatchSize"]
+    app = loaded_function.module
+    needed = batch_size * app.SLOWEST_RECORD_MILLIS + app.RESERVED_MILLIS
+    assert 0 < needed <= LAMBDA["Timeout"] * 1000
+
+
 def test_a_flush_fits_into_the_function_and_six_of_its_runs_into_the_visibility_timeout(loaded_function):
     flush = loaded_function.telemetry.FLUSH_MILLIS + loaded_function.telemetry.MARGIN_MILLIS
     reserved = loaded_function.module.RESERVED_MILLIS  # or no record would ever be begun

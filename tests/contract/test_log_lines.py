@@ -11,7 +11,7 @@ import shipped
 PROSE = "\n".join(readmes.TEXTS.values())
 PROGRAMS = {
     "onboarding-api": ["onboarding-api/app.py"],
-    "onboarding-lambda": ["onboarding-lambda/app.py", "onboarding-lambda/telemetry.py"],
+    "onboarding-lambda": [f"onboarding-lambda/{name}.py" for name in ("app", "telemetry", "export")],
 }
 CONTRACT = {
     "PRODUCER trace_id=": "onboarding-api",

@@ -24,7 +24,7 @@ OPENTELEMETRY = {
 }
 OPTIONAL = {"OTEL_EXPORTER_OTLP_HEADERS"}  # only for sending straight to Coralogix: the key would be readable
 API = ["onboarding-api/app.py", "onboarding-api/gunicorn.conf.py"]
-FUNCTION = ["onboarding-lambda/app.py", "onboarding-lambda/telemetry.py"]
+FUNCTION = ["onboarding-lambda/app.py", "onboarding-lambda/telemetry.py", "onboarding-lambda/export.py"]
 
 
 def read_by(paths):

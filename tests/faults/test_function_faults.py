@@ -57,7 +57,7 @@ def test_business_is_too_slow_for_its_batch(drill):
     row = drill.account()
     assert (row.processed, row.lost) == (5, 0)
     log = drill.log(drill.stack.function)
-    assert "too little time is left" in log
+    assert re.search(r"failed message_id=\S+ trace_id=\S+: TimeoutError", log)
     assert "Sending SIGKILL" not in log
 
 

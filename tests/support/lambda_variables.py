@@ -8,6 +8,8 @@ GIVEN_BY_LAMBDA = {
     "AWS_LAMBDA_FUNCTION_NAME": "cal-onboarding-lambda",
     "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
     "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
+    "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
+    "AWS_LAMBDA_LOG_LEVEL": "INFO",  # only where the function's LogFormat is JSON
     "AWS_LAMBDA_LOG_GROUP_NAME": "/aws/lambda/cal-onboarding-lambda",
     "AWS_LAMBDA_LOG_STREAM_NAME": "2026/01/01/[$LATEST]0123456789abcdef",
 }

@@ -1,6 +1,5 @@
 """The Lambda's handler: which records fail, which spans and log lines each leaves, and when it flushes."""
 
-import json
 import logging
 import subprocess
 import sys
@@ -8,29 +7,21 @@ import sys
 import pytest
 from opentelemetry.trace import SpanKind, StatusCode
 
+import records
 import shipped
 
-ARN = "arn:aws:sqs:us-east-1:000000000000:cal-onboarding-queue"
 GOOD = {"customer_id": "TEST-001", "request_id": "request-1", "source": "smoke"}
 
 
-def traceparent(number):
-    return f"00-{number:032x}-{number:016x}-01"
+def text(**values):
+    """Return message attributes with these values, as Lambda spells them."""
+    return {name: {"stringValue": value, "dataType": "String"} for name, value in values.items()}
 
 
 def record(number, body=GOOD, **fields):
     """Return one record of an SQS event, sent by producer number; a field that is None is left out."""
-    complete = {
-        "messageId": f"message-{number}",
-        "receiptHandle": "handle",
-        "body": body if isinstance(body, str | None) else json.dumps(body),
-        "attributes": {"ApproximateReceiveCount": "1"},
-        "messageAttributes": {"traceparent": {"stringValue": traceparent(number), "dataType": "String"}},
-        "eventSource": "aws:sqs",
-        "eventSourceARN": ARN,
-        **fields,
-    }
-    return {name: value for name, value in complete.items() if value is not None}
+    context = text(traceparent=records.traceparent(number, number))
+    return records.record(**{"messageId": f"message-{number}", "body": body, "messageAttributes": context} | fields)
 
 
 def failures(*numbers):
@@ -74,8 +65,8 @@ BAD = [
 @pytest.mark.parametrize("fields", BAD)
 def test_a_bad_record_fails_alone_with_its_exception_on_its_span(function, caplog, fields):
     caplog.set_level(logging.INFO)
-    answer = function.invoke({"Records": [record(1), record(2, **fields), record(3)]})
-    assert answer == failures(2)
+    result = function.invoke({"Records": [record(1), record(2, **fields), record(3)]})
+    assert result == failures(2)
     spans = by_message(function)
     statuses = {message_id: span.status.status_code for message_id, span in spans.items()}
     unset = StatusCode.UNSET
@@ -91,8 +82,8 @@ def test_a_bad_record_fails_alone_with_its_exception_on_its_span(function, caplo
     "fields", [{"eventSourceARN": None}, {"eventSourceARN": 1}, {"attributes": None}, {"messageAttributes": None}]
 )
 def test_a_record_that_lacks_what_sqs_always_sends_fails_alone_or_not_at_all(function, fields):
-    answer = function.invoke({"Records": [record(1), record(2, **fields), record(3)]})
-    assert answer in (failures(), failures(2))
+    result = function.invoke({"Records": [record(1), record(2, **fields), record(3)]})
+    assert result in (failures(), failures(2))
     assert len(function.spans.named("sqs.process")) == 3
 
 
@@ -169,8 +160,8 @@ def test_the_process_span_says_what_was_received_from_where(function):
 
 
 def test_a_batch_with_failures_is_an_error_that_counts_them(function):
-    records = [record(1), record(2, "{"), record(3), record(4, None), record(5)]
-    assert function.invoke({"Records": records}) == failures(2, 4)
+    batch = [record(1), record(2, "{"), record(3), record(4, None), record(5)]
+    assert function.invoke({"Records": batch}) == failures(2, 4)
     status = function.spans.one("sqs.batch").status
     assert (status.status_code, status.description) == (StatusCode.ERROR, "2 of 5 records failed")
 
@@ -237,7 +228,7 @@ def test_an_onboarded_record_leaves_its_two_lines(function, caplog):
     caplog.set_level(logging.INFO)
     function.invoke({"Records": [record(7)]})
     assert caplog.messages == [
-        f"extracted traceparent {traceparent(7)}",
+        f"extracted traceparent {records.traceparent(7, 7)}",
         f"onboarded customer_id=TEST-001 request_id=request-1 message_id=message-7 trace_id={7:032x}",
     ]
 
@@ -268,8 +259,8 @@ def test_a_redelivery_says_so_on_its_span(function):
 def test_when_time_runs_short_the_rest_of_the_batch_is_reported_and_visible(function):
     remaining = iter([15_000, 4_000, 3_999, 100, 0])
     function.context.get_remaining_time_in_millis = lambda: next(remaining)
-    answer = function.invoke({"Records": [record(n) for n in range(1, 6)]})
-    assert answer == failures(3, 4, 5)
+    result = function.invoke({"Records": [record(n) for n in range(1, 6)]})
+    assert result == failures(3, 4, 5)
     statuses = [span.status for span in function.spans.named("sqs.process")]
     assert [status.status_code for status in statuses] == [StatusCode.UNSET] * 2 + [StatusCode.ERROR] * 3
     assert statuses[-1].description == "TimeoutError: too little time is left in this invocation"
@@ -277,7 +268,7 @@ def test_when_time_runs_short_the_rest_of_the_batch_is_reported_and_visible(func
 
 
 @pytest.mark.parametrize(
-    ("simulate", "receive_count", "answer"),
+    ("simulate", "receive_count", "result"),
     [
         ("failure", 1, failures(1)),
         ("failure", 4, failures(1)),
@@ -288,12 +279,12 @@ def test_when_time_runs_short_the_rest_of_the_batch_is_reported_and_visible(func
         (["failure"], 1, failures()),
     ],
 )
-def test_a_smoke_request_can_ask_for_a_failure_or_a_slow_record(function, monkeypatch, simulate, receive_count, answer):
+def test_a_smoke_request_can_ask_for_a_failure_or_a_slow_record(function, monkeypatch, simulate, receive_count, result):
     slept = []
     monkeypatch.setattr(function.module.time, "sleep", slept.append)
     message = record(1, GOOD | {"simulate": simulate}, attributes={"ApproximateReceiveCount": str(receive_count)})
-    assert function.invoke({"Records": [message]}) == answer
+    assert function.invoke({"Records": [message]}) == result
     assert slept == ([1] if simulate == "slow" else [])
     span = function.spans.one("sqs.process")
-    if answer == failures(1):
+    if result == failures(1):
         assert span.status.description == f"RuntimeError: simulate={simulate}"
