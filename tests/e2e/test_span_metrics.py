@@ -8,14 +8,15 @@ from stack import poll_until
 
 CUMULATIVE = 2  # https://github.com/open-telemetry/opentelemetry-proto: AggregationTemporality
 SEED_BUCKETS_MS = [2, 4, 6, 8, 10, 50, 100, 200, 400, 800, 1000, 1400, 2000, 5000, 10000, 15000]
-DIMENSIONS = {"": ["span.name", "http.method", "http.status_code"], "compact.": []}
+STANDARD = ["span.name", "http.method", "http.status_code", "http.response.status_code", "service.version"]
+DIMENSIONS = {"": STANDARD, "compact.": []}
 
 
 def labels_of(span, dimensions):
     """Return the label set, as sorted pairs of text, that a span is to be counted under."""
     labels = {"service.name": span.service, "span.kind": f"SPAN_KIND_{span.kind}"}
     labels["status.code"] = f"STATUS_CODE_{span.status}"
-    found = {"span.name": span.name, **span.attributes}
+    found = {"span.name": span.name, **span.resource, **span.attributes}
     labels |= {name: str(found[name]) for name in dimensions if name in found}
     return tuple(sorted(labels.items()))
 
