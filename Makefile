@@ -7,24 +7,31 @@ SHELL := /bin/bash
 export PYTHON ?= python3
 ARCH ?= amd64
 # OTELCOL=/path/to/otelcol saves building the Collector.
-collector := $(if $(OTELCOL),,.tools/otelcol)
+define install
+command -v $(PYTHON) > /dev/null || { echo "Python 3.11 or newer is needed, or Docker: make $@ DOCKER=1" >&2; exit 1; }
+$(PYTHON) infrastructure/local/install.py $(1)
+endef
 
 .PHONY: help demo test drills bench images lint lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-demo: .venv/installed $(collector) .tools/aws-lambda-rie ## run the whole path and show the trace; ONCE=1: one request, then exit
-	@exec .venv/bin/python infrastructure/local/demo.py $(if $(ONCE),--once)
+demo: ## run the whole path and show the trace; ONCE=1: one request, then exit
+	@$(call install,demo)
+	exec .venv/bin/python infrastructure/local/demo.py $(if $(ONCE),--once)
 
-test: .venv/installed $(collector) .tools/aws-lambda-rie ## prove it
-	@exec .venv/bin/python -m pytest
+test: ## prove it
+	@$(call install,test)
+	exec .venv/bin/python -m pytest
 
-drills: .venv/installed $(collector) .tools/aws-lambda-rie ## break it in every way we know, and count
-	@exec .venv/bin/python -m pytest tests/faults -m ""
+drills: ## break it in every way we know, and count
+	@$(call install,test)
+	exec .venv/bin/python -m pytest tests/faults -m ""
 
-bench: .venv/installed $(collector) .tools/aws-lambda-rie ## measure what it costs beside what people would pick instead, 15 minutes; QUICK=1: 5
-	@exec .venv/bin/python tests/bench/bench.py $(if $(QUICK),--quick)
+bench: ## measure what it costs beside what people would pick instead, 15 minutes; QUICK=1: 5
+	@$(call install,test)
+	exec .venv/bin/python tests/bench/bench.py $(if $(QUICK),--quick)
 
 images: ## build the three images with Docker for ARCH (amd64 or arm64)
 	@for image in cal-onboarding-api:onboarding-api cal-onboarding-lambda:onboarding-lambda cal-otel-collector:otel; do
@@ -51,15 +58,8 @@ lock: .venv/installed ## resolve the dependencies anew
 	done
 
 clean: ## remove what was built
-	@chmod -R u+w .tools 2>/dev/null || true
-	rm -rf .venv .tools .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv .tools .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/installed: requirements.lock
-	@infrastructure/local/install.sh python
-
-.tools/otelcol: otel/builder.yaml | .venv/installed
-	@infrastructure/local/install.sh collector
-
-.tools/aws-lambda-rie: | .venv/installed
-	@infrastructure/local/install.sh emulator
+	@$(call install,python)

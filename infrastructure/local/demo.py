@@ -12,12 +12,14 @@ from collections import Counter
 
 import live
 import own_coralogix
+import preflight
 import shipped
 import view
+from preflight import PreflightError
 from stack import TOOLS, Ports, Stack, StackError, poll_until
 from trace_viewer import Feed, TraceViewer
 
-PORTS = {"api": 8000, "sqs": 9324, "collector": 4317, "health_check": 13133}
+PORTS = {"api": preflight.API_PORT, "sqs": 9324, "collector": 4317, "health_check": 13133}
 REDELIVERY_SECONDS = 5  # the shipped queue's 90 would make a dead letter take eight minutes
 RUN_DIR = TOOLS / "run"
 GOLDEN_TRACE = (shipped.ROOT / "tests/golden-trace.txt").read_text()
@@ -33,8 +35,8 @@ def main():
     for name in ("no_proxy", "NO_PROXY"):  # whatever proxy there is, this machine is not behind it
         os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))
     try:
-        run(once, own_coralogix.account(os.environ))
-    except StackError as error:
+        run(once, preflight.account(os.environ))
+    except (PreflightError, StackError) as error:
         # Whatever a program's last words are, they don't show the key.
         key = os.environ.get("CORALOGIX_PRIVATE_KEY") or "\n"
         print(f"The demo stopped: {error}".replace(key, "(the key)"), file=sys.stderr)
@@ -44,6 +46,18 @@ def main():
     return 0
 
 
+def ports():
+    """Return the documented ports, with free ones for those in use; raises PreflightError when the API's is in use."""
+    wanted = dict(PORTS)
+    if "api" in wanted or os.environ.get("PORT"):
+        wanted["api"] = preflight.api_port(os.environ, wanted.get("api", preflight.API_PORT))
+    found = Ports(**{name: port for name, port in wanted.items() if preflight.is_free(port)})
+    for name, port in wanted.items():
+        if port != getattr(found, name):
+            print(f"Port {port} is in use: {name} is on {getattr(found, name)}.", flush=True)
+    return found
+
+
 def run(once, coralogix):
     """Start everything, show one request, and unless once stay up; coralogix: both variables of an account, or None."""
     print("Starting SQS, Collector, Lambda emulator and API ...", flush=True)
@@ -51,7 +65,7 @@ def run(once, coralogix):
         feed = None if once else started.enter_context(Feed())
         stack = Stack(
             RUN_DIR,
-            Ports(**PORTS),
+            ports(),
             visibility_timeout=REDELIVERY_SECONDS,
             coralogix=coralogix,
             viewer_address=feed and feed.address,

@@ -1,4 +1,4 @@
-"""make demo with an account of one's own: which one, and whether it accepts what the Collector sends there."""
+"""make demo with an account of one's own: whether it accepts what the Collector sends there."""
 
 import json
 import os
@@ -10,18 +10,8 @@ import urllib.request
 
 from stack import StackError
 
-NAMES = ("CORALOGIX_DOMAIN", "CORALOGIX_PRIVATE_KEY")
 EXPORTER = "otlp_grpc/coralogix"
 REFUSED = ("Unauthenticated", "PermissionDenied")
-
-
-def account(environment):
-    """Return both variables out of environment, or None for neither; raises StackError when only one is set."""
-    found = {name: environment[name] for name in NAMES if environment.get(name)}
-    if len(found) == 1:
-        (there,), (missing,) = found, set(NAMES) - set(found)
-        raise StackError(f"{there} is set and {missing} is not: set both to send to your Coralogix, or none of them")
-    return found or None
 
 
 def wait_until_accepted(stack, host, timeout=10.0):

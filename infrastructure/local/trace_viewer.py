@@ -10,6 +10,7 @@ import queue
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,7 +19,7 @@ import grpc
 import shipped
 from stack import TOOLS, Child, StackError, free_port
 
-BUILD = [shipped.ROOT / "infrastructure/local/install.sh", "viewer"]
+BUILD = [sys.executable, shipped.ROOT / "infrastructure/local/install.py", "viewer"]
 PROGRAM = TOOLS / "otel-desktop-viewer"
 PAGE_PORT = 8003
 MOST_STORED = "128MB"  # the viewer keeps everything in memory; beyond this it drops the oldest

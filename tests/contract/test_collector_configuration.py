@@ -119,4 +119,4 @@ def test_the_collector_has_one_version():
     files = {name: (shipped.ROOT / name).read_text() for name in ("otel/builder.yaml", "otel/Dockerfile", "Makefile")}
     (version,) = set(re.findall(r"^ +- gomod: .*(?<!provider) (v0\S+)$", files["otel/builder.yaml"], re.MULTILINE))
     assert re.findall(r"cmd/builder@(v[\d.]+)", files["otel/builder.yaml"] + files["otel/Dockerfile"]) == [version] * 2
-    assert version in files["Makefile"] + (shipped.ROOT / "infrastructure/local/install.sh").read_text()
+    assert version in files["Makefile"] + (shipped.ROOT / "infrastructure/local/install.py").read_text()

