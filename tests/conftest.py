@@ -6,6 +6,7 @@ this process: a test sees the spans and log lines of its own thread only.
 
 import importlib.util
 import json
+import logging
 import re
 import sys
 import threading
@@ -229,6 +230,8 @@ def api(loaded_api):
 @pytest.fixture(scope="module")
 def loaded_function():
     """The Lambda, loaded once for each test module: its own provider, with an exporter in memory."""
+    libraries = logging.getLogger("opentelemetry")
+    level = libraries.level  # the module sets it, for the whole process
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (shipped.lambda_environment(VARIABLES) | GIVEN_BY_LAMBDA).items():
             patch.setenv(name, value)
@@ -240,6 +243,7 @@ def loaded_function():
         spans = Spans()
         telemetry.provider._active_span_processor._span_processors = (SimpleSpanProcessor(spans),)
         yield SimpleNamespace(module=load("onboarding-lambda/app.py"), telemetry=telemetry, spans=spans)
+    libraries.setLevel(level)
 
 
 @pytest.fixture

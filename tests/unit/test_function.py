@@ -1,10 +1,17 @@
 """The Lambda's handler: which records fail, which spans and log lines each leaves, and when it flushes."""
 
+import contextlib
+import json
 import logging
 import subprocess
 import sys
 
 import pytest
+from opentelemetry import baggage, trace
+from opentelemetry.context import attach, detach
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.propagate import inject
+from opentelemetry.sdk.trace.sampling import Decision, StaticSampler
 from opentelemetry.trace import SpanKind, StatusCode
 
 import records
@@ -224,12 +231,191 @@ def test_it_flushes_when_the_runtime_stops_the_record(function, monkeypatch):
     assert function.flushes == [(["sqs.process", "sqs.batch"], False, function.context)]
 
 
-def test_an_onboarded_record_leaves_its_two_lines(function, caplog):
-    caplog.set_level(logging.INFO)
-    function.invoke({"Records": [record(7)]})
+def lines(number, failed_with=None):
+    """Return the lines about a record of producer number, onboarded unless it failed."""
+    name, trace_id = "onboarding-lambda", f"trace_id={number:032x}"
+    ids = f"customer_id=TEST-001 request_id=request-1 message_id=message-{number}"
+    return [
+        (name, logging.INFO, f"extracted traceparent {records.traceparent(number, number)}"),
+        (name, logging.ERROR, f"failed message_id=message-{number} {trace_id}: {failed_with}")
+        if failed_with
+        else (name, logging.INFO, f"onboarded {ids} {trace_id}"),
+    ]
+
+
+def test_a_record_leaves_two_lines_with_its_trace_id(function, caplog):
+    caplog.set_level(logging.DEBUG)
+    function.invoke({"Records": [record(7), record(8, "{"), record(9, {})]})
+    assert caplog.record_tuples == lines(7) + lines(8, "JSONDecodeError") + lines(9, "ValueError")
+
+
+def test_a_record_without_a_context_leaves_one_line_with_the_trace_id_of_its_span(function, caplog):
+    caplog.set_level(logging.DEBUG)
+    function.invoke({"Records": [record(7, messageAttributes=None), record(8, "{", messageAttributes=None)]})
+    traces = {name: f"{span.context.trace_id:032x}" for name, span in by_message(function).items()}
+    ids = "customer_id=TEST-001 request_id=request-1 message_id=message-7"
     assert caplog.messages == [
-        f"extracted traceparent {records.traceparent(7, 7)}",
-        f"onboarded customer_id=TEST-001 request_id=request-1 message_id=message-7 trace_id={7:032x}",
+        f"onboarded {ids} trace_id={traces['message-7']}",
+        f"failed message_id=message-8 trace_id={traces['message-8']}: JSONDecodeError",
+    ]
+
+
+# What the propagators, the SDK and the exporter warn of, with the customer's words or without a trace id.
+CONTEXTS = [
+    pytest.param({"baggage": "user name=ann@example.com"}, id="baggage with a space in a name"),
+    pytest.param({"baggage": "ann@example.com"}, id="baggage without a value"),
+    pytest.param({"baggage": "ann@example.com=\u00e9"}, id="baggage that is not ASCII"),
+    pytest.param({"baggage": "user=ann@example.com,x=" + "y" * 9_000}, id="baggage that is too long"),
+    pytest.param({"baggage": "ann@example.com=" + "y" * 5_000}, id="baggage with a member that is too long"),
+    pytest.param({"baggage": ",".join(f"ann{n}=example.com" for n in range(200))}, id="baggage of 200 members"),
+    pytest.param({"baggage": "user=ann@example.com;ann@example.com;=;;"}, id="baggage with odd properties"),
+    pytest.param({"baggage": "\nuser=ann@example.com"}, id="baggage of two lines"),
+    pytest.param({"tracestate": "User=ann@example.com"}, id="tracestate in upper case"),
+    pytest.param({"tracestate": "ann@example.com"}, id="tracestate without a value"),
+    pytest.param({"tracestate": "a=ann@example.com,a=ann@example.com"}, id="tracestate with a key twice"),
+    pytest.param({"tracestate": ",".join(f"ann{n}=example.com" for n in range(40))}, id="tracestate of 40 members"),
+    pytest.param({"tracestate": "a=" + "ann@example.com" * 600}, id="tracestate that is too long"),
+    pytest.param({"tracestate": "a=ann@example.com\x1b[31m"}, id="tracestate with control characters"),
+]
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_nothing_of_a_context_is_logged_but_the_line_of_the_contract(function, caplog, monkeypatch, context):
+    def process(message):
+        inject({})  # as an instrumented client does
+        onboard(message)
+
+    onboard = function.module.process
+    monkeypatch.setattr(function.module, "process", process)
+    caplog.set_level(logging.DEBUG)
+    attributes = text(traceparent=records.traceparent(7, 7), **context)
+    assert function.invoke({"Records": [record(7, messageAttributes=attributes)]}) == failures()
+    encode_spans(function.spans.get_finished_spans())
+    assert caplog.record_tuples == lines(7)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("ann@example.com"),
+        KeyError("ann@example.com"),
+        RuntimeError("ann@example.com " * 1_000),
+        OSError(2, "ann@example.com", "ann@example.com"),
+        UnicodeEncodeError("utf-8", "ann@example.com\ud800", 15, 16, "surrogates not allowed"),
+        UnicodeError("ann@example.com\ud800"),
+        json.JSONDecodeError("ann@example.com", "ann@example.com", 0),
+        type("Forged", (Exception,), {})("\nINFO onboarded customer_id=forged"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_the_text_of_an_exception_is_on_its_span_and_not_in_the_log(function, caplog, monkeypatch, error):
+    def process(message):
+        trace.get_current_span().set_attribute("customer", object())
+        raise error
+
+    monkeypatch.setattr(function.module, "process", process)
+    caplog.set_level(logging.DEBUG)
+    assert function.invoke({"Records": [record(7)]}) == failures(7)
+    with contextlib.suppress(UnicodeEncodeError):  # that span is lost, which is the exporter's concern
+        encode_spans(function.spans.get_finished_spans())
+    assert caplog.record_tuples == lines(7, type(error).__name__)
+    (event,) = function.spans.one("sqs.process").events
+    assert event.attributes["exception.message"] == str(error)[:4096]
+
+
+PLANS = [
+    record(1, messageAttributes=text(traceparent=records.traceparent(1, 1), baggage="plan=gold")),
+    record(2),
+    record(3, messageAttributes=text(baggage="plan=iron")),
+    record(4, "{", messageAttributes=text(traceparent=records.traceparent(4, 4), baggage="plan=zinc,since=2020")),
+    record(5, messageAttributes=None),
+]
+
+
+@pytest.fixture
+def carried(function, monkeypatch):
+    """What process() saw as baggage, and injects, record by record; it fails for a body that is no JSON object."""
+    carried = []
+
+    def process(message):
+        carrier = {}
+        inject(carrier)
+        carried.append((dict(baggage.get_all()), carrier.get("baggage")))
+        attach(baggage.set_baggage("left", "behind"))  # and is never detached
+        onboard(message)
+
+    onboard = function.module.process
+    monkeypatch.setattr(function.module, "process", process)
+    return carried
+
+
+def test_a_records_baggage_is_there_while_it_is_processed_and_travels_on_and_never_reaches_the_next(function, carried):
+    assert function.invoke({"Records": PLANS}) == failures(4)
+    assert carried == [
+        ({"plan": "gold"}, "plan=gold"),
+        ({}, None),
+        ({"plan": "iron"}, "plan=iron"),
+        ({"plan": "zinc", "since": "2020"}, "plan=zinc,since=2020"),
+        ({}, None),
+    ]
+
+
+def test_baggage_around_the_invocation_reaches_no_record_and_is_there_again_afterwards(function, carried):
+    token = attach(baggage.set_baggage("around", "all"))
+    function.invoke({"Records": PLANS[:2]})
+    assert carried == [({"plan": "gold"}, "plan=gold"), ({}, None)]
+    assert baggage.get_all() == {"around": "all"}
+    detach(token)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [PLANS[:1], PLANS[3:4], [record(1), PLANS[0]], [PLANS[0], None]],
+    ids=["last", "failed", "two", "broken"],
+)
+def test_no_baggage_is_left_after_an_invocation(function, carried, batch):
+    with contextlib.suppress(AttributeError):
+        function.invoke({"Records": batch})
+    assert baggage.get_all() == {}
+    assert not trace.get_current_span().get_span_context().is_valid
+
+
+def test_no_baggage_is_left_where_the_runtime_stops_the_record_or_the_time_is_short(function, monkeypatch):
+    def process(message):
+        raise SystemExit(1)
+
+    monkeypatch.setattr(function.module, "process", process)
+    with pytest.raises(SystemExit):
+        function.invoke({"Records": PLANS[:1]})
+    assert baggage.get_all() == {}
+    function.context.get_remaining_time_in_millis = lambda: 0
+    assert function.invoke({"Records": PLANS[:1]}) == failures(1)
+    assert baggage.get_all() == {}
+
+
+def test_what_the_business_traces_is_a_child_of_the_records_span(function, monkeypatch):
+    def process(message):
+        with function.module.tracer.start_as_current_span("business"):
+            pass
+
+    monkeypatch.setattr(function.module, "process", process)
+    function.invoke({"Records": [record(1)]})
+    assert function.spans.one("business").parent.span_id == function.spans.one("sqs.process").context.span_id
+
+
+def test_a_record_has_its_attributes_when_its_span_starts(function, monkeypatch):
+    begun = []
+
+    class Sampler(StaticSampler):
+        def should_sample(self, parent_context, trace_id, name, kind=None, attributes=None, links=None, **_):
+            begun.append((name, set(attributes), len(links)))
+            return super().should_sample(parent_context, trace_id, name, kind, attributes, links)
+
+    monkeypatch.setattr(function.module.tracer, "sampler", Sampler(Decision.RECORD_AND_SAMPLE))
+    function.invoke({"Records": [record(1)]})
+    assert begun == [
+        ("sqs.batch", {"faas.invocation_id", "faas.trigger", "faas.coldstart"}, 0),
+        ("sqs.process", set(function.spans.one("sqs.process").attributes), 1),
     ]
 
 

@@ -1,7 +1,10 @@
 """onboarding-lambda/telemetry.py: what it sets up, what a flush logs, and what an invocation is called."""
 
 import importlib.util
+import json
 import logging
+import os
+import subprocess
 import sys
 from collections import Counter
 from types import SimpleNamespace
@@ -38,7 +41,10 @@ def load(monkeypatch):
         modules.append(module("telemetry"))
         return modules[-1]
 
+    libraries = logging.getLogger("opentelemetry")
+    level = libraries.level  # the module sets it, for the whole process
     yield load
+    libraries.setLevel(level)
     for loaded in modules:
         loaded.provider.shutdown()
 
@@ -65,7 +71,7 @@ def flushed(telemetry, monkeypatch, caplog):
         monkeypatch.setattr(telemetry.processor, "flush", flush)
         caplog.clear()
         telemetry.flush(SimpleNamespace(get_remaining_time_in_millis=lambda: remaining_millis))
-        return timeouts, [(record.levelname, record.getMessage()) for record in caplog.records]
+        return timeouts, [(record.name, record.levelname, record.getMessage()) for record in caplog.records]
 
     return flushed
 
@@ -90,7 +96,7 @@ def flushed(telemetry, monkeypatch, caplog):
     ],
 )
 def test_a_flush_logs_in_one_line_whether_it_is_complete_and_otherwise_what_remains(flushed, result, line):
-    assert flushed(**result)[1] == [line]
+    assert flushed(**result)[1] == [("onboarding-lambda", *line)]
 
 
 @pytest.mark.parametrize(
@@ -169,9 +175,82 @@ def test_the_resource_is_the_one_that_is_hashed_by_identity(telemetry):
     assert isinstance(telemetry.provider.resource, sys.modules["export"].IdentityResource)
 
 
-def test_only_the_first_invocation_of_a_sandbox_is_a_cold_start(telemetry):
+@pytest.mark.parametrize(
+    ("initialization", "is_cold"),
+    [
+        pytest.param({"AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand"}, True, id="on demand"),
+        pytest.param({"AWS_LAMBDA_INITIALIZATION_TYPE": "snap-start"}, True, id="restored: the message waits for it"),
+        pytest.param({"AWS_LAMBDA_INITIALIZATION_TYPE": ""}, True, id="empty"),
+        pytest.param({"AWS_LAMBDA_INITIALIZATION_TYPE": "of tomorrow"}, True, id="unknown"),
+        pytest.param({}, True, id="unset, as in an emulator"),
+        pytest.param({"AWS_LAMBDA_INITIALIZATION_TYPE": "provisioned-concurrency"}, False, id="provisioned"),
+        pytest.param({"AWS_LAMBDA_INITIALIZATION_TYPE": "lambda-managed-instances"}, False, id="managed instances"),
+    ],
+)
+def test_only_the_first_invocation_that_waits_for_its_sandbox_is_a_cold_start(
+    load, monkeypatch, initialization, is_cold
+):
+    monkeypatch.delitem(GIVEN_BY_LAMBDA, "AWS_LAMBDA_INITIALIZATION_TYPE")
+    telemetry = load(**initialization)
     invocations = [telemetry.invocation_attributes(SimpleNamespace(aws_request_id=name)) for name in ("a", "b")]
     assert invocations == [
-        {"faas.invocation_id": "a", "faas.trigger": "pubsub", "faas.coldstart": True},
+        {"faas.invocation_id": "a", "faas.trigger": "pubsub", "faas.coldstart": is_cold},
         {"faas.invocation_id": "b", "faas.trigger": "pubsub", "faas.coldstart": False},
     ]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "level"),
+    [
+        pytest.param({}, "INFO", id="unset, as with the text format"),
+        ({"AWS_LAMBDA_LOG_LEVEL": ""}, "INFO"),
+        ({"AWS_LAMBDA_LOG_LEVEL": "TRACE"}, "DEBUG"),
+        ({"AWS_LAMBDA_LOG_LEVEL": "DEBUG"}, "DEBUG"),
+        ({"AWS_LAMBDA_LOG_LEVEL": "INFO"}, "INFO"),
+        ({"AWS_LAMBDA_LOG_LEVEL": "WARN"}, "WARNING"),
+        ({"AWS_LAMBDA_LOG_LEVEL": "WARNING"}, "WARNING"),
+        ({"AWS_LAMBDA_LOG_LEVEL": "ERROR"}, "ERROR"),
+        ({"AWS_LAMBDA_LOG_LEVEL": "FATAL"}, "CRITICAL"),
+        ({"AWS_LAMBDA_LOG_LEVEL": "CRITICAL"}, "CRITICAL"),
+        ({"AWS_LAMBDA_LOG_LEVEL": "error"}, "ERROR"),
+        ({"AWS_LAMBDA_LOG_LEVEL": " Error\n"}, "ERROR"),
+        ({"AWS_LAMBDA_LOG_LEVEL": "trace"}, "DEBUG"),
+        ({"AWS_LAMBDA_LOG_LEVEL": "verbose"}, "INFO"),
+        ({"AWS_LAMBDA_LOG_LEVEL": "40"}, "INFO"),
+    ],
+)
+def test_the_operators_log_level_counts_and_is_info_when_there_is_none(load, monkeypatch, chosen, level):
+    monkeypatch.delitem(GIVEN_BY_LAMBDA, "AWS_LAMBDA_LOG_LEVEL")
+    load(**chosen)
+    assert logging.getLevelName(logging.getLogger("onboarding-lambda").level) == level
+
+
+@pytest.mark.parametrize("log_format", ["", "JSON"])
+@pytest.mark.parametrize(
+    ("level", "lines"),
+    [
+        ("DEBUG", ["extracted", "onboarded", "failed", "Flush"]),
+        ("", ["extracted", "onboarded", "failed", "Flush"]),
+        ("WARN", ["failed", "Flush"]),
+        ("ERROR", ["failed"]),
+        ("FATAL", []),
+    ],
+)
+def test_lambdas_own_runtime_logs_what_the_operator_chose(log_format, level, lines):
+    program = """
+import types
+from awslambdaric import bootstrap
+sink = types.SimpleNamespace(log=lambda line, frame_type=None: print(line, end=""))
+bootstrap._setup_logging(bootstrap._AWS_LAMBDA_LOG_FORMAT, bootstrap._AWS_LAMBDA_LOG_LEVEL, sink)
+import app, records
+context = types.SimpleNamespace(aws_request_id="1", get_remaining_time_in_millis=lambda: 15_000)
+app.handler({"Records": [records.record(), records.record(body="{", messageAttributes=None)]}, context)
+"""
+    path = os.pathsep.join(str(shipped.ROOT / folder) for folder in ("onboarding-lambda", "tests/support"))
+    variables = shipped.lambda_environment({"IMAGE_TAG": "test"}) | GIVEN_BY_LAMBDA
+    variables |= {"AWS_LAMBDA_LOG_FORMAT": log_format, "AWS_LAMBDA_LOG_LEVEL": level, "PYTHONPATH": path}
+    variables |= {"OTEL_EXPORTER_OTLP_ENDPOINT": "not an address"}
+    done = subprocess.run([sys.executable, "-c", program], env=variables, capture_output=True, text=True, check=True)
+    messages = [json.loads(line)["message"] if log_format else line.split("\t")[3] for line in done.stdout.splitlines()]
+    assert [message.split()[0] for message in messages] == lines
+    assert done.stderr == ""

@@ -68,6 +68,30 @@ def test_a_valid_traceparent_is_the_parent(function, spelling, name, value):
     assert (f"{found.trace_id:032x}", f"{found.span_id:016x}", found.is_remote) == (TRACE_ID, SPAN_ID, True)
 
 
+@pytest.mark.parametrize("before", ["", " ", "\t", " \t "])
+@pytest.mark.parametrize("behind", ["", " ", "\t", "\t \t"])
+def test_the_white_space_that_w3c_allows_around_a_value_loses_nothing(function, before, behind):
+    attributes = {
+        "traceparent": text(before + TRACEPARENT + behind),
+        "tracestate": text(f"{before}a=b{behind},{before}c=d{behind}"),
+        "baggage": text(f"{before}plan{behind}={before}gold{behind},{before}since=2020{behind}"),
+    }
+    context = function.module._extract_parent({"messageAttributes": attributes})
+    found = trace.get_current_span(context).get_span_context()
+    assert (f"{found.trace_id:032x}", found.trace_state.to_header()) == (TRACE_ID, "a=b,c=d")
+    assert baggage.get_all(context) == {"plan": "gold", "since": "2020"}
+
+
+@pytest.mark.parametrize(
+    "white_space", ["\n", "\r", "\r\n", "\v", "\f", "\x1c", "\x85", "\xa0", "\u2003", "\u2028", "\ufeff"]
+)
+def test_other_white_space_is_none(function, white_space):
+    for value in (white_space + TRACEPARENT, TRACEPARENT + white_space):
+        assert parent_of(function, {"traceparent": text(value)}) is None
+    attributes = {"traceparent": text(TRACEPARENT), "baggage": text(f"plan=gold{white_space}")}
+    assert baggage.get_all(function.module._extract_parent({"messageAttributes": attributes})) == {}
+
+
 @pytest.mark.parametrize("record", [{}, {"messageAttributes": None}, {"messageAttributes": {"traceparent": 1}}])
 def test_a_record_without_context_has_no_parent(function, record):
     assert function.module._extract_parent(record) == Context()
