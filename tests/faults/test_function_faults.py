@@ -1,8 +1,10 @@
 """What happens to the function: its business fails, hangs or ends the process, its sandbox freezes."""
 
 import contextlib
+import json
 import re
 import time
+import uuid
 
 import grpc
 import pytest
@@ -11,7 +13,15 @@ from drill import refuse
 
 slow = pytest.mark.slow
 COLLECTOR = "OTEL_EXPORTER_OTLP_ENDPOINT"
-COOL_DOWN_SECONDS = 5  # of onboarding-lambda/telemetry.py
+COOL_DOWN_SECONDS = 5  # of onboarding-lambda/export.py
+HOSTILE_CONTEXTS = [
+    {"baggage": "user name=ann@example.com"},
+    {"baggage": "ann@example.com"},
+    {"baggage": "user=ann@example.com,x=" + "y" * 9_000},
+    {"baggage": ",".join(f"ann{number}=example.com" for number in range(200))},
+    {"tracestate": "User=ann@example.com"},
+    {"tracestate": "a=" + "ann@example.com" * 600},
+]
 
 
 def durations(drill):
@@ -145,6 +155,46 @@ def test_ingress_accepts_a_part_from_the_function(drill):
     assert row.accepted == row.processed
     assert row.dropped == {"rejected": row.lost}
     assert row.lost > 0
+
+
+@slow
+def test_ingress_takes_less_than_the_function_sends(drill):
+    def takes_two(context, spans):
+        if len(spans) > 2:
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "grpc: received message larger than max (9000 vs. 4000)")
+        return spans
+
+    with straight_to_the_ingress(drill):
+        with drill.stack.mapping.disabled():
+            drill.load(10)
+        with drill.ingress(to_the_function(takes_two)), drill.fault():
+            drill.drain()
+        row = drill.account()
+    assert (row.accepted, row.lost) == (row.processed, 0)
+
+
+@slow
+@pytest.mark.parametrize("log_format", ["Text", "JSON"])
+def test_hostile_context_in_the_log(drill, log_format):
+    function, hexadecimal = drill.stack.function, iter(range(1, 100))
+    with drill.environment(function, AWS_LAMBDA_LOG_FORMAT=log_format, AWS_LAMBDA_LOG_LEVEL="INFO"):
+        with drill.stack.mapping.disabled():
+            for context in HOSTILE_CONTEXTS:
+                number, request_id = next(hexadecimal), str(uuid.uuid4())
+                body = json.dumps({"customer_id": "TEST-001", "request_id": request_id, "name": "ann@example.com"})
+                drill.send(body, request_id, traceparent=f"00-{number:032x}-{number:016x}-01", **context)
+        row = drill.account()
+    assert (row.accepted, row.processed, row.lost) == (len(HOSTILE_CONTEXTS), len(HOSTILE_CONTEXTS), 0)
+    log = drill.log(function)
+    assert "example.com" not in log
+    for number in range(1, len(HOSTILE_CONTEXTS) + 1):
+        lines = [line for line in log.splitlines() if f"{number:032x}" in line]
+        if log_format == "JSON":
+            lines = [json.loads(line[line.index("{") :])["message"] for line in lines]
+        assert [re.search(r"(extracted traceparent|onboarded customer_id=)", line)[0] for line in lines] == [
+            "extracted traceparent",
+            "onboarded customer_id=",
+        ]
 
 
 @slow

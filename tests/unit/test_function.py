@@ -393,6 +393,19 @@ def test_no_baggage_is_left_where_the_runtime_stops_the_record_or_the_time_is_sh
     assert baggage.get_all() == {}
 
 
+def test_between_two_records_the_batch_is_current_again(function, monkeypatch):
+    current = []
+
+    def extract(record):
+        current.append((trace.get_current_span().get_span_context().trace_id, dict(baggage.get_all())))
+        return extract_parent(record)
+
+    extract_parent = function.module._extract_parent
+    monkeypatch.setattr(function.module, "_extract_parent", extract)
+    function.invoke({"Records": [*PLANS, record(6)]})
+    assert current == [(function.spans.one("sqs.batch").context.trace_id, {})] * 6
+
+
 def test_what_the_business_traces_is_a_child_of_the_records_span(function, monkeypatch):
     def process(message):
         with function.module.tracer.start_as_current_span("business"):
