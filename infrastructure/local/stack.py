@@ -229,7 +229,9 @@ class Stack(contextlib.ExitStack):
     def _collector(self):
         # The image's own entrypoint; it finds the program as otelcol on its PATH, which starts with run_dir.
         (self.run_dir / "otelcol").symlink_to(os.environ.get("OTELCOL") or TOOLS / "otelcol")
-        command = [shipped.ROOT / "otel/entrypoint.sh", *(f"--config={file}" for file in self._collector_files())]
+        gates = shipped.start_command("otel/Dockerfile")[:1]  # the rest names the files where the image has them
+        files = [f"--config={file}" for file in self._collector_files()]
+        command = [shipped.ROOT / "otel/entrypoint.sh", *gates, *files]
         health_check = f"127.0.0.1:{self.ports.health_check}"
         environment = shipped.container_environment("otel-collector", self._variables) | {
             "OTLP_LISTEN_ADDRESS": f"127.0.0.1:{self.ports.collector}",

@@ -115,6 +115,12 @@ def test_every_component_that_is_configured_is_used():
     assert configured == used
 
 
+def test_the_label_that_keeps_collectors_apart_is_switched_on_by_name():
+    gate, file = shipped.start_command("otel/Dockerfile")
+    assert gate == "--feature-gates=connector.spanmetrics.includeCollectorInstanceID"
+    assert file == "--config=/etc/otelcol/config.yaml"
+
+
 def test_the_collector_has_one_version():
     files = {name: (shipped.ROOT / name).read_text() for name in ("otel/builder.yaml", "otel/Dockerfile", "Makefile")}
     (version,) = set(re.findall(r"^ +- gomod: .*(?<!provider) (v0\S+)$", files["otel/builder.yaml"], re.MULTILINE))

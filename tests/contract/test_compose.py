@@ -98,7 +98,7 @@ def test_an_image_is_built_from_the_root_by_the_dockerfile_that_is_shipped(servi
 def test_an_image_starts_what_its_dockerfile_says(service):
     here = SERVICES[service]
     command = shipped.start_command(f"{DIRECTORIES[service]}/Dockerfile")
-    overlay = ["--config", "/etc/otelcol/stand-in-overlay.yaml"]  # after the shipped configuration, merged over it
+    overlay = ["--config=/etc/otelcol/stand-in-overlay.yaml"]  # after the shipped configuration, merged over it
     assert here.get("command") == ([*command, *overlay] if service == "otel-collector" else None)
     assert "entrypoint" not in here
 

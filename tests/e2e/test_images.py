@@ -33,7 +33,7 @@ class Containers(Stack):
     def _collector(self):
         child = super()._collector()
         files = [f"--config={file}" for file in self._collector_files()[1:]]
-        return self._in_container(child, "--config=/etc/otelcol/config.yaml", *files)
+        return self._in_container(child, *shipped.start_command("otel/Dockerfile"), *files)
 
     def _function(self):
         child = super()._function()
