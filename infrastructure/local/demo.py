@@ -69,7 +69,7 @@ def run(once, coralogix):
             visibility_timeout=REDELIVERY_SECONDS,
             coralogix=coralogix,
             viewer_address=feed and feed.address,
-            most_spans=1000,  # the first request's are shown, later ones only counted
+            max_spans=1000,  # the first request's are shown, later ones only counted
         )
         started.enter_context(stack)
         trace_id = show_one_request(stack)

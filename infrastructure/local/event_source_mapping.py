@@ -1,16 +1,20 @@
-"""Stand-in for Lambda's SQS event source mapping: long poll, batch, partial batch response.
+"""Stand-in for Lambda's event source mapping for SQS: long poll, batch, partial batch response, several sandboxes.
 
 Visibility and redrive are left to the queue. The rules for what a response means:
 https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html
 """
 
+import base64
 import contextlib
+import http.client
 import json
 import logging
 import os
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Self
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
@@ -23,49 +27,60 @@ log = logging.getLogger(__name__)
 
 
 class EventSourceMapping:
-    """Polls queue_url and invokes the function at invoke_url with up to batch_size records; a context manager.
+    """Polls queue_url and invokes the function with up to batch_size records; a context manager.
 
-    sqs: a boto3 SQS client; invoke_url: the emulator's .../2015-03-31/functions/function/invocations.
-    The attribute observe is None, or is called after every invocation with its records and the function's raw answer.
+    sqs: a boto3 SQS client; invoke_url: the emulator's .../2015-03-31/functions/function/invocations, and
+    more_invoke_urls those of further sandboxes: as many invocations run at once as there are sandboxes.
+    The attribute observe is None, or is called after every invocation with its records and the function's raw response.
     """
 
-    def __init__(self, sqs, queue_url, invoke_url, batch_size):
+    observe: Callable[[list[dict[str, Any]], bytes], None] | None = None
+
+    def __init__(
+        self, sqs: Any, queue_url: str, invoke_url: str, batch_size: int, more_invoke_urls: Sequence[str] = ()
+    ) -> None:
         self._sqs = sqs
         self._queue_url = queue_url
-        self._invoke_url = invoke_url
+        self._invoke_urls = (invoke_url, *more_invoke_urls)
         self._batch_size = min(batch_size, 10)  # what one receive returns at most
         attributes = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])["Attributes"]
         self._queue_arn = attributes["QueueArn"]
         self._stop = threading.Event()
-        self.observe = None
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._stop.clear()
-        self._thread = threading.Thread(target=self._run, name="event-source-mapping", daemon=True)
-        self._thread.start()
+        self._pollers = [threading.Thread(target=self.run, args=(url,), daemon=True) for url in self._invoke_urls]
+        for poller in self._pollers:
+            poller.start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        for poller in self._pollers:
+            poller.join()
+
+    def running(self) -> bool:
+        """Return whether every poller that was started lives, or none is meant to."""
+        return self._stop.is_set() or all(poller.is_alive() for poller in self._pollers)
 
     @contextlib.contextmanager
-    def disabled(self):
-        """Deliver nothing while the block runs, as a mapping with Enabled=False; a running invocation ends first."""
+    def disabled(self) -> Iterator[None]:
+        """Deliver nothing while the block runs, as a mapping with Enabled=False; running invocations end first."""
         self.__exit__()
         yield
         self.__enter__()
 
-    def _run(self):
+    def run(self, invoke_url: str) -> None:
+        """Deliver to one sandbox until the mapping ends; an SQS or a sandbox that is away for a while is waited for."""
         while not self._stop.is_set():
             try:
-                self.poll()
-            except (BotoCoreError, ClientError, OSError) as error:
+                self.poll(invoke_url)
+            except (BotoCoreError, ClientError, OSError, http.client.HTTPException) as error:
                 log.warning("poll failed: %r", error)
                 self._stop.wait(0.5)
 
-    def poll(self):
-        """Receive one batch, invoke the function, and delete what it processed; return the function's raw answer."""
+    def poll(self, invoke_url: str) -> None:
+        """Receive one batch, invoke the function, and delete what it processed."""
         received = self._sqs.receive_message(
             QueueUrl=self._queue_url,
             MaxNumberOfMessages=self._batch_size,
@@ -74,40 +89,33 @@ class EventSourceMapping:
             MessageAttributeNames=["All"],
         ).get("Messages", [])
         if not received:
-            return None
-        records = [self._record(message) for message in received]
-        answer = self.invoke(records)
-        failed = failed_ids(answer, [message["MessageId"] for message in received])
+            return
+        response = self.invoke([self._record(message) for message in received], invoke_url)
+        failed = failed_ids(response, [message["MessageId"] for message in received])
         done = [message for message in received if message["MessageId"] not in failed]
         if done:
             entries = [{"Id": m["MessageId"], "ReceiptHandle": m["ReceiptHandle"]} for m in done]
             self._sqs.delete_message_batch(QueueUrl=self._queue_url, Entries=entries)
-        return answer
 
-    def invoke(self, records):
-        """Call the function with records as Lambda spells them; return its raw answer."""
-        answer = _invoke(self._invoke_url, {"Records": records})
+    def invoke(self, records: list[dict[str, Any]], invoke_url: str | None = None) -> bytes:
+        """Call the function, in its first sandbox by default, with records as Lambda spells them; return its response.
+
+        The response is raw; an error of the function arrives as one, too.
+        """
+        response = _invoke(invoke_url or self._invoke_urls[0], {"Records": records})
         if self.observe:
-            self.observe(records, answer)
-        return answer
+            self.observe(records, response)
+        return response
 
-    def _record(self, message):
+    def _record(self, message: dict[str, Any]) -> dict[str, Any]:
         """Return a message of the SQS API as Lambda spells it in an event."""
-        attributes = {
-            name: {
-                "stringValue": value["StringValue"],
-                "stringListValues": [],
-                "binaryListValues": [],
-                "dataType": value["DataType"],
-            }
-            for name, value in message.get("MessageAttributes", {}).items()
-        }
+        attributes = message.get("MessageAttributes", {})
         return {
             "messageId": message["MessageId"],
             "receiptHandle": message["ReceiptHandle"],
             "body": message["Body"],
             "attributes": message["Attributes"],
-            "messageAttributes": attributes,
+            "messageAttributes": {name: _attribute(attribute) for name, attribute in attributes.items()},
             "md5OfBody": message["MD5OfBody"],
             "eventSource": "aws:sqs",
             "eventSourceARN": self._queue_arn,
@@ -115,37 +123,47 @@ class EventSourceMapping:
         }
 
 
-def failed_ids(answer, message_ids):
+def _attribute(attribute: dict[str, Any]) -> dict[str, Any]:
+    """Return a message attribute of the SQS API as Lambda spells it; a Number is a string, a Binary is in Base64."""
+    value = {}
+    if "StringValue" in attribute:
+        value["stringValue"] = attribute["StringValue"]
+    if "BinaryValue" in attribute:
+        value["binaryValue"] = base64.b64encode(attribute["BinaryValue"]).decode()
+    return {**value, "stringListValues": [], "binaryListValues": [], "dataType": attribute["DataType"]}
+
+
+def failed_ids(response: bytes, message_ids: list[str]) -> set[str]:
     """Return the message ids that an invocation did not process: none, those it listed, or all of them.
 
-    answer: the response body as bytes; an error of the function also arrives as a body, with errorType.
+    response: the function's, raw; an error of the function also arrives as a body, with errorType.
     """
     everything = set(message_ids)
     try:
-        response = json.loads(answer) if answer.strip() else None
+        result = json.loads(response) if response.strip() else None
     except (ValueError, RecursionError):
         return everything  # not JSON: also the emulator's "Task timed out after 15.00 seconds"
-    if not isinstance(response, dict):
-        return set() if response is None else everything
-    if "errorType" in response:
+    if not isinstance(result, dict):
+        return set() if result is None else everything
+    if "errorType" in result:
         return everything
-    failures = response.get("batchItemFailures") or []
+    failures = result.get("batchItemFailures") or []
     if not (isinstance(failures, list) and all(isinstance(item, dict) for item in failures)):
         return everything
     identifiers = [item.get("itemIdentifier") for item in failures]
     return set(identifiers) if all(identifier in message_ids for identifier in identifiers) else everything
 
 
-def _invoke(url, event):
+def _invoke(url: str, event: dict[str, Any]) -> bytes:
     request = urllib.request.Request(url, json.dumps(event).encode(), {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=900) as response:
-            return response.read()
+            return bytes(response.read())
     except urllib.error.HTTPError as error:  # the runtime exited
         return error.read()
 
 
-def create_queues(sqs, visibility_timeout=None):
+def create_queues(sqs: Any, visibility_timeout: int | None = None) -> tuple[str, str]:
     """Create both queues with the template's attributes; return (dead-letter queue's URL, queue's URL).
 
     visibility_timeout: in seconds, in place of the template's.
@@ -159,13 +177,15 @@ def create_queues(sqs, visibility_timeout=None):
     return dead_letter_url, sqs.create_queue(QueueName=QUEUE, Attributes=attributes)["QueueUrl"]
 
 
-def main():
+def main() -> None:
     """Create the queues and deliver, in a container; boto3 reads SQS's address and keys from the environment."""
     logging.basicConfig()
     sqs = boto3.client("sqs", os.environ["AWS_REGION"])
     _, queue_url = create_queues(sqs)
     batch_size = shipped.read_json("event-source-mapping.json")["BatchSize"]
-    EventSourceMapping(sqs, queue_url, os.environ["INVOKE_URL"], batch_size)._run()
+    invoke_url = os.environ["INVOKE_URL"]
+    # In this thread, so that whatever ends the delivery ends the container.
+    EventSourceMapping(sqs, queue_url, invoke_url, batch_size).run(invoke_url)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,17 @@ import collections
 import os
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 import grpc
 import trustme
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.common.v1 import common_pb2
+from opentelemetry.proto.metrics.v1 import metrics_pb2
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 import view
@@ -32,10 +36,10 @@ class Span(NamedTuple):
     end: int
     status: str
     status_message: str
-    attributes: dict
-    resource: dict
-    links: list
-    events: list
+    attributes: dict[str, Any]
+    resource: dict[str, Any]
+    links: list[tuple[str, str]]
+    events: list[tuple[str, dict[str, Any]]]
 
 
 class Point(NamedTuple):
@@ -44,9 +48,9 @@ class Point(NamedTuple):
     name: str
     unit: str
     temporality: int
-    resource: dict
-    attributes: dict
-    value: object
+    resource: dict[str, Any]
+    attributes: dict[str, Any]
+    value: Any
 
 
 class Ingress:
@@ -54,16 +58,25 @@ class Ingress:
 
     key: the Send-Your-Data key to demand; host_name: what the certificate is for; ca_file: where its CA is written;
     address: where it listens.
-    The attribute answer is None to accept, or a callable that gets the grpc context and the request's spans (none when
-    it brings metrics), may wait or abort, and returns the spans to accept: a partial success when they are fewer.
+    The attribute responder is None to accept, or a callable that gets the grpc context and the request's spans (none
+    when it brings metrics), may wait or abort, and returns the spans to accept: a partial success when they are fewer.
     """
 
-    def __init__(self, port, key, host_name, ca_file, most_spans=200_000, address="127.0.0.1"):
+    responder: Callable[[grpc.ServicerContext, Sequence[Span]], Sequence[Span]] | None = None
+
+    def __init__(
+        self,
+        port: int,
+        key: str,
+        host_name: str,
+        ca_file: str | Path,
+        max_spans: int = 200_000,
+        address: str = "127.0.0.1",
+    ) -> None:
         self._key = key
-        self.answer = None
         self.received = 0
-        self._spans = collections.deque(maxlen=most_spans)
-        self._points = {}
+        self._spans: collections.deque[Span] = collections.deque(maxlen=max_spans)
+        self._points: dict[tuple[str, ...], Point] = {}
         self._lock = threading.Lock()
         authority = trustme.CA()
         authority.cert_pem.write_to_path(ca_file)
@@ -75,42 +88,42 @@ class Ingress:
         credentials = grpc.ssl_server_credentials([(identity.private_key_pem.bytes(), chain)])
         self._server.add_secure_port(f"{address}:{port}", credentials)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._server.start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._server.stop(grace=1).wait()
 
-    def spans(self):
+    def spans(self) -> list[Span]:
         """Return the spans received, oldest first."""
         with self._lock:
             return list(self._spans)
 
-    def points(self):
+    def points(self) -> list[Point]:
         """Return the newest data point of every series."""
         with self._lock:
             return list(self._points.values())
 
-    def forget(self):
+    def forget(self) -> None:
         """Drop what was received so far."""
         with self._lock:
             self._spans.clear()
             self._points.clear()
 
-    def admit(self, context, spans=()):
-        """Refuse a request without the key, or as self.answer says; return the spans to accept."""
+    def admit(self, context: grpc.ServicerContext, spans: Sequence[Span] = ()) -> Sequence[Span]:
+        """Reject a request without the key, or as responder does; return the spans to accept."""
         if dict(context.invocation_metadata()).get("authorization") != f"Bearer {self._key}":
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "the Send-Your-Data key is missing or wrong")
-        return self.answer(context, spans) if self.answer else spans
+        return self.responder(context, spans) if self.responder else spans
 
-    def keep_spans(self, spans):
+    def keep_spans(self, spans: Sequence[Span]) -> None:
         """Keep spans, in place of the oldest when there are too many."""
         with self._lock:
             self._spans.extend(spans)
             self.received += len(spans)
 
-    def keep_points(self, points):
+    def keep_points(self, points: Iterable[Point]) -> None:
         """Keep points, each in place of the one before it in its series."""
         with self._lock:
             for point in points:
@@ -119,10 +132,12 @@ class Ingress:
 
 
 class _Traces(trace_service_pb2_grpc.TraceServiceServicer):
-    def __init__(self, ingress):
+    def __init__(self, ingress: Ingress) -> None:
         self._ingress = ingress
 
-    def Export(self, request, context):
+    def Export(
+        self, request: trace_service_pb2.ExportTraceServiceRequest, context: grpc.ServicerContext
+    ) -> trace_service_pb2.ExportTraceServiceResponse:
         spans = []
         for resource_spans in request.resource_spans:
             resource = _plain(resource_spans.resource.attributes)
@@ -138,10 +153,12 @@ class _Traces(trace_service_pb2_grpc.TraceServiceServicer):
 
 
 class _Metrics(metrics_service_pb2_grpc.MetricsServiceServicer):
-    def __init__(self, ingress):
+    def __init__(self, ingress: Ingress) -> None:
         self._ingress = ingress
 
-    def Export(self, request, context):
+    def Export(
+        self, request: metrics_service_pb2.ExportMetricsServiceRequest, context: grpc.ServicerContext
+    ) -> metrics_service_pb2.ExportMetricsServiceResponse:
         self._ingress.admit(context)
         for resource_metrics in request.resource_metrics:
             resource = _plain(resource_metrics.resource.attributes)
@@ -151,18 +168,18 @@ class _Metrics(metrics_service_pb2_grpc.MetricsServiceServicer):
         return metrics_service_pb2.ExportMetricsServiceResponse()
 
 
-def _plain(attributes):
+def _plain(attributes: Iterable[common_pb2.KeyValue]) -> dict[str, Any]:
     return {item.key: _value(item.value) for item in attributes}
 
 
-def _value(value):
+def _value(value: common_pb2.AnyValue) -> Any:
     kind = value.WhichOneof("value")
     if kind == "array_value":
         return [_value(item) for item in value.array_value.values]
     return getattr(value, kind) if kind else None
 
 
-def _span(span, resource):
+def _span(span: trace_pb2.Span, resource: dict[str, Any]) -> Span:
     return Span(
         name=span.name,
         kind=trace_pb2.Span.SpanKind.Name(span.kind).removeprefix("SPAN_KIND_"),
@@ -181,24 +198,25 @@ def _span(span, resource):
     )
 
 
-def _points(metric, resource):
+def _points(metric: metrics_pb2.Metric, resource: dict[str, Any]) -> Iterator[Point]:
     kind = metric.WhichOneof("data")
-    series = getattr(metric, kind)
+    series = getattr(metric, str(kind))
     for point in series.data_points:
         value = point if kind == "histogram" else getattr(point, point.WhichOneof("value"))
         yield Point(metric.name, metric.unit, series.aggregation_temporality, resource, _plain(point.attributes), value)
 
 
-def settled(now, before, shown):
+def settled(now: Mapping[str, int], before: Mapping[str, int], shown: Mapping[str, int]) -> list[str]:
     """Return the traces that have as many spans now as before, and more than shown; each a {trace id: spans}."""
     return [trace_id for trace_id, count in now.items() if before.get(trace_id) == count > shown.get(trace_id, 0)]
 
 
-def main():
+def main() -> None:
     """Listen in a container, and print the tree of each trace that has got no span for two seconds."""
     host_name, key = f"ingress.{os.environ['CORALOGIX_DOMAIN']}", os.environ["CORALOGIX_PRIVATE_KEY"]
-    with Ingress(4317, key, host_name, os.environ["INGRESS_CA_FILE"], most_spans=1000, address="0.0.0.0") as ingress:
-        before, shown = {}, {}
+    with Ingress(4317, key, host_name, os.environ["INGRESS_CA_FILE"], max_spans=1000, address="0.0.0.0") as ingress:
+        before: Mapping[str, int] = {}
+        shown: dict[str, int] = {}
         while True:
             spans = ingress.spans()
             now = collections.Counter(span.trace_id for span in spans)

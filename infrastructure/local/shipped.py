@@ -3,14 +3,16 @@
 import json
 import re
 import string
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def render(value, variables):
+def render(value: Any, variables: Mapping[str, str]) -> Any:
     """Return value (any JSON) with every ${NAME} replaced; raises ValueError with the name that is unset or empty."""
     if isinstance(value, dict):
         return {key: render(item, variables) for key, item in value.items()}
@@ -24,35 +26,36 @@ def render(value, variables):
     return string.Template(value).substitute(variables)
 
 
-def read_json(name):
+def read_json(name: str) -> Any:
     """Return infrastructure/NAME as it stands, placeholders included."""
     return json.loads((ROOT / "infrastructure" / name).read_text())
 
 
-def container_environment(container, variables):
+def container_environment(container: str, variables: Mapping[str, str]) -> dict[str, str]:
     """Return {name: value} of a container of the task definition; each of its secrets needs a variable of its name."""
     definition = next(c for c in read_json("taskdef.json")["containerDefinitions"] if c["name"] == container)
     secrets = [{"name": entry["name"], "value": f"${{{entry['name']}}}"} for entry in definition.get("secrets", [])]
     return {entry["name"]: render(entry["value"], variables) for entry in definition["environment"] + secrets}
 
 
-def lambda_environment(variables):
+def lambda_environment(variables: Mapping[str, str]) -> dict[str, str]:
     """Return {name: value} of the function's variables."""
-    return render(read_json("lambda-environment.json")["Variables"], variables)
+    return dict(render(read_json("lambda-environment.json")["Variables"], variables))
 
 
-def start_command(dockerfile):
+def start_command(dockerfile: str) -> list[str]:
     """Return the exec-form CMD of a Dockerfile as a list of words."""
-    return json.loads(re.search(r"^CMD (\[.*\])$", (ROOT / dockerfile).read_text(), re.MULTILINE)[1])
+    (words,) = re.findall(r"^CMD (\[.*\])$", (ROOT / dockerfile).read_text(), re.MULTILINE)
+    return list(json.loads(words))
 
 
-def queue_properties():
+def queue_properties() -> Any:
     """Return the Properties of the queue in the CloudFormation template."""
     template = yaml.safe_load((ROOT / "infrastructure" / "foundation.yaml").read_text())
     return template["Resources"]["Queue"]["Properties"]
 
 
-def pipelines_with(additions):
+def pipelines_with(additions: list[str]) -> dict[str, Any]:
     """Return the Collector's pipelines as an overlay: each with its exporters as shipped, and the additions after them.
 
     They are restated whole because a list in a second configuration replaces that of the first.

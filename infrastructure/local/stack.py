@@ -3,26 +3,25 @@
 SQS, Collector, Lambda emulator and API are child processes; event source mapping and ingress run in this one.
 """
 
-import atexit
 import contextlib
 import itertools
 import os
 import random
 import shutil
 import socket
-import subprocess
 import sys
-import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import boto3
-import mirakuru
-import mirakuru.exceptions
 import yaml
 
 import shipped
+from child import Child, StackError
+from child import poll_until as poll_until  # for those who start a stack
 from event_source_mapping import EventSourceMapping, create_queues
 from ingress import Ingress
 
@@ -32,19 +31,11 @@ STAND_IN = {"CORALOGIX_DOMAIN": "coralogix.invalid", "CORALOGIX_PRIVATE_KEY": "l
 # What a Go program asks about the way out; the Collector gets it where it sends to the real Coralogix.
 WAY_OUT = ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
-# At exit it would kill whoever has our process id anywhere in a random one of its own: another stack's processes, too.
-atexit.unregister(mirakuru.base.cleanup_subprocesses)
-
-
-class StackError(Exception):
-    """Something of the stack can't start or has died; the message is a sentence that names it."""
-
-
 _candidates = itertools.cycle(range(20_000, 32_000))
 next(itertools.islice(_candidates, random.randrange(12_000), None))  # other processes begin elsewhere
 
 
-def free_port():
+def free_port() -> int:
     """Return a free port, not the same one again soon.
 
     It is below the range that the kernel gives to outgoing connections, so that none of them takes it meanwhile.
@@ -54,16 +45,6 @@ def free_port():
             candidate.bind(("127.0.0.1", port))
             return port
     raise StackError("no free port between 20000 and 32000")
-
-
-def poll_until(check, what, timeout=30.0):
-    """Return check()'s first true value; raises StackError with what was waited for after timeout seconds."""
-    deadline = time.monotonic() + timeout
-    while not (result := check()):
-        if time.monotonic() > deadline:
-            raise StackError(f"waited {timeout:g} seconds in vain for {what}")
-        time.sleep(0.05)
-    return result
 
 
 @dataclass
@@ -79,13 +60,13 @@ class Ports:
     runtime_api: int = field(default_factory=free_port)
     ingress: int = field(default_factory=free_port)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         # A port that was given may be one that was also found free; the given ones stand first.
         for name in reversed(vars(self)):
             while list(vars(self).values()).count(getattr(self, name)) > 1:
                 setattr(self, name, free_port())
 
-    def check_free(self):
+    def check_free(self) -> None:
         """Raise StackError with the name of the first port that something else listens on."""
         for name, port in vars(self).items():
             with socket.socket() as probe:
@@ -96,57 +77,7 @@ class Ports:
                     raise StackError(f"port {port} ({name}) is in use; stop what listens there and try again") from None
 
 
-class Child(mirakuru.HTTPExecutor):
-    """A process with a log file, ready when url answers, that sees no environment but the one it is given."""
-
-    def __init__(self, name, command, url, environment, run_dir, cwd=None, status=200):
-        self.name = name
-        self.log_file = run_dir / f"{name}.log"
-        self.environment = environment  # read at every start
-        path = os.pathsep.join([str(run_dir), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-        super().__init__(
-            [str(word) for word in command],
-            url,
-            status=status,
-            cwd=cwd,
-            envvars={"PATH": path, "HOME": str(run_dir)},
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.STDOUT,
-            timeout=30,
-        )
-
-    @property
-    def envvars(self):
-        """Nothing inherited: the developer's own OTEL_* and AWS_* variables would change what is shown."""
-        return {**self._envvars, **self.environment, mirakuru.base.ENV_UUID: self._uuid}
-
-    @property
-    def _popen_kwargs(self):
-        kwargs = super()._popen_kwargs
-        del kwargs["preexec_fn"]  # it would run Python between fork and exec, in a process with gRPC's threads
-        return {**kwargs, "start_new_session": True}
-
-    def start(self):
-        """Start the process and wait until it answers; raises StackError with its last words."""
-        try:
-            with self.log_file.open("ab") as self._stdout:
-                return super().start()
-        except (mirakuru.exceptions.ExecutorError, OSError):
-            raise StackError(f"{self.name} did not start. {self.last_words()}") from None
-
-    def stop(self, *args, **kwargs):
-        """Stop the process and whatever it started; how it exits does not matter here."""
-        with contextlib.suppress(mirakuru.exceptions.ProcessFinishedWithError):
-            super().stop(*args, **kwargs)
-        return self
-
-    def last_words(self):
-        """Return a sentence with the last line of the log."""
-        lines = self.log_file.read_text(errors="replace").split("\n")
-        return f"Its last words in {self.log_file}: {next((line for line in reversed(lines) if line.strip()), 'none')}"
-
-
-def _stop_together(children):
+def _stop_together(children: tuple[Child, ...]) -> None:
     with ThreadPoolExecutor(len(children)) as pool:
         list(pool.map(Child.stop, children))
 
@@ -157,20 +88,21 @@ class Stack(contextlib.ExitStack):
     ports: fixed or free ones; run_dir: logs and the CA go there; visibility_timeout: seconds until SQS redelivers;
     handler: a handler in place of the function's own, and where its module is, as (directory, "module.function");
     coralogix: CORALOGIX_DOMAIN and _PRIVATE_KEY of an account, which then gets everything, too; viewer_address: an
-    OTLP/gRPC server without TLS that gets everything, too, and must always answer: a full queue to it stops the others;
-    most_spans: how many spans the ingress keeps, 4 to 6 KB each.
+    OTLP/gRPC server without TLS that gets everything, too, and must always respond: a full queue to it stops the
+    others; max_spans: how many spans the ingress keeps, 4 to 6 KB each; sandboxes: invocations that can run at once.
     """
 
     def __init__(
         self,
-        run_dir,
-        ports=None,
-        visibility_timeout=None,
-        handler=None,
-        coralogix=None,
-        viewer_address=None,
-        most_spans=200_000,
-    ):
+        run_dir: Path,
+        ports: Ports | None = None,
+        visibility_timeout: int | None = None,
+        handler: tuple[Path, str] | None = None,
+        coralogix: Mapping[str, str] | None = None,
+        viewer_address: str | None = None,
+        max_spans: int = 200_000,
+        sandboxes: int = 1,
+    ) -> None:
         super().__init__()
         self.run_dir = run_dir
         self.ports = ports or Ports()
@@ -179,10 +111,11 @@ class Stack(contextlib.ExitStack):
         self._handler = handler
         self._coralogix = coralogix
         self._viewer_address = viewer_address
-        self._most_spans = most_spans
+        self._max_spans = max_spans
+        self._sandboxes = sandboxes
         self._variables = {"AWS_REGION": "us-east-1", "IMAGE_TAG": "local", **(coralogix or STAND_IN)}
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self.ports.check_free()
         shutil.rmtree(self.run_dir, ignore_errors=True)
         self.run_dir.mkdir(parents=True)
@@ -193,40 +126,46 @@ class Stack(contextlib.ExitStack):
             raise
         return self
 
-    def _start(self):
+    def _start(self) -> None:
         self.ingress = self.enter_context(self._ingress())
-        self.moto, self.collector, self.function = self._moto(), self._collector(), self._function()
-        self._start_together(self.moto, self.collector, self.function)
+        self.moto, self.collector = self._moto(), self._collector()
+        function_ports = [(self.ports.function, self.ports.runtime_api)]
+        function_ports += [(free_port(), free_port()) for _ in range(self._sandboxes - 1)]
+        self.functions = [self._function(number, *ports) for number, ports in enumerate(function_ports, 1)]
+        self.function = self.functions[0]
+        self._start_together(self.moto, self.collector, *self.functions)
         self.sqs = boto3.client("sqs", self._variables["AWS_REGION"], endpoint_url=self._sqs_endpoint(), **CLIENT_KEYS)
         self.dead_letter_queue_url, self.queue_url = self._create_queues()
         self._variables["QUEUE_URL"] = self.queue_url
         self.api = self._api()
         self._start_together(self.api)
-        self.mapping = self.enter_context(self._event_source_mapping())
+        self.mapping = self.enter_context(self._event_source_mapping([port for port, _ in function_ports]))
 
-    def _start_together(self, *children):
+    def _start_together(self, *children: Child) -> None:
         with ThreadPoolExecutor(len(children)) as pool:
             self.callback(_stop_together, children)
             list(pool.map(Child.start, children))
 
-    def check_running(self):
-        """Raise StackError when a process has died."""
-        for child in (self.moto, self.collector, self.function, self.api):
+    def check_running(self) -> None:
+        """Raise StackError when a process, or a thread of the event source mapping, has died."""
+        for child in (self.moto, self.collector, *self.functions, self.api):
             if not child.running():
                 raise StackError(f"{child.name} has died. {child.last_words()}")
+        if not self.mapping.running():
+            raise StackError("the event source mapping has died; the traceback above says why.")
 
-    def _ingress(self):
+    def _ingress(self) -> Ingress:
         host_name, key = f"ingress.{STAND_IN['CORALOGIX_DOMAIN']}", STAND_IN["CORALOGIX_PRIVATE_KEY"]
-        return Ingress(self.ports.ingress, key, host_name, self.run_dir / "ca.pem", self._most_spans)
+        return Ingress(self.ports.ingress, key, host_name, self.run_dir / "ca.pem", self._max_spans)
 
-    def _moto(self):
+    def _moto(self) -> Child:
         command = ["moto_server", "-H", "127.0.0.1", "-p", self.ports.sqs]
         return Child("sqs", command, f"{self._sqs_endpoint()}/moto-api/", {}, self.run_dir)
 
-    def _sqs_endpoint(self):
+    def _sqs_endpoint(self) -> str:
         return f"http://127.0.0.1:{self.ports.sqs}"
 
-    def _collector(self):
+    def _collector(self) -> Child:
         # The image's own entrypoint; it finds the program as otelcol on its PATH, which starts with run_dir.
         (self.run_dir / "otelcol").symlink_to(os.environ.get("OTELCOL") or TOOLS / "otelcol")
         gates = shipped.start_command("otel/Dockerfile")[:1]  # the rest names the files where the image has them
@@ -247,7 +186,7 @@ class Stack(contextlib.ExitStack):
             environment["VIEWER_ADDRESS"] = self._viewer_address
         return Child("otel-collector", command, f"http://{health_check}", environment, self.run_dir)
 
-    def _collector_files(self):
+    def _collector_files(self) -> list[Path]:
         """Return the shipped configuration and what is merged over it here, in that order."""
         names = ["collector", "own-coralogix" if self._coralogix else "stand-in"]
         additions = ["otlp_grpc/stand-in"] if self._coralogix else []
@@ -263,14 +202,15 @@ class Stack(contextlib.ExitStack):
             pipelines,
         ]
 
-    def _function(self):
+    def _function(self, number: int, port: int, runtime_api_port: int) -> Child:
         function = shipped.read_json("lambda.json")
-        address = f"127.0.0.1:{self.ports.function}"
+        name = "onboarding-lambda" if number == 1 else f"onboarding-lambda-{number}"
+        address = f"127.0.0.1:{port}"
         handler_path, *handler = self._handler or ("", *shipped.start_command("onboarding-lambda/Dockerfile"))
         command = [
             TOOLS / "aws-lambda-rie",
             f"--runtime-interface-emulator-address={address}",
-            f"--runtime-api-address=127.0.0.1:{self.ports.runtime_api}",
+            f"--runtime-api-address=127.0.0.1:{runtime_api_port}",
             *(sys.executable, "-m", "awslambdaric", *handler),
         ]
         environment = shipped.lambda_environment(self._variables) | {
@@ -282,13 +222,13 @@ class Stack(contextlib.ExitStack):
             "PYTHONPATH": str(handler_path),
         }
         cwd = shipped.ROOT / "onboarding-lambda"
-        # The emulator answers only invocations; 404 means that it listens.
-        return Child("onboarding-lambda", command, f"http://{address}", environment, self.run_dir, cwd, status=404)
+        # The emulator serves only invocations; 404 means that it listens.
+        return Child(name, command, f"http://{address}", environment, self.run_dir, cwd, status=404)
 
-    def _create_queues(self):
+    def _create_queues(self) -> tuple[str, str]:
         return create_queues(self.sqs, self._visibility_timeout)
 
-    def _api(self):
+    def _api(self) -> Child:
         command = [*shipped.start_command("onboarding-api/Dockerfile"), "--bind", f"127.0.0.1:{self.ports.api}"]
         environment = shipped.container_environment("onboarding-api", self._variables) | {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.ports.collector}",
@@ -299,7 +239,7 @@ class Stack(contextlib.ExitStack):
         cwd = shipped.ROOT / "onboarding-api"
         return Child("onboarding-api", command, f"{self.url}/health", environment, self.run_dir, cwd)
 
-    def _event_source_mapping(self):
-        invoke_url = f"http://127.0.0.1:{self.ports.function}/2015-03-31/functions/function/invocations"
+    def _event_source_mapping(self, function_ports: list[int]) -> EventSourceMapping:
+        urls = [f"http://127.0.0.1:{port}/2015-03-31/functions/function/invocations" for port in function_ports]
         batch_size = shipped.read_json("event-source-mapping.json")["BatchSize"]
-        return EventSourceMapping(self.sqs, self.queue_url, invoke_url, batch_size)
+        return EventSourceMapping(self.sqs, self.queue_url, urls[0], batch_size, urls[1:])

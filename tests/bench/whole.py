@@ -35,7 +35,7 @@ def run(parts, quick):
     seconds, trial, step = (12, 3, 1.5) if quick else (60, 8, 1.25)
     rows = []
     parts.close()  # this section has a stack of its own
-    with Whole(TOOLS / "bench" / "run-whole", most_spans=500_000) as stack:
+    with Whole(TOOLS / "bench" / "run-whole", max_spans=500_000) as stack:
         drill = Drill(stack, "none")
         send(drill, FIRST_RATE, 2)  # warm
         rate = FIRST_RATE

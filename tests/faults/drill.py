@@ -40,7 +40,7 @@ class Drill:
         self._in_process_log = ""
         self._offsets = {child: child.log_file.stat().st_size for child in (stack.api, stack.function, stack.collector)}
         stack.mapping.observe = self._observe
-        stack.ingress.answer = None
+        stack.ingress.responder = None
         stack.collector.stop()
         stack.ingress.forget()
         stack.collector.start()
@@ -212,11 +212,11 @@ class Drill:
                     self.evidence.refused += [span for span in spans if span.span_id not in kept]
             return accepted
 
-        self.stack.ingress.answer = noted
+        self.stack.ingress.responder = noted
         try:
             yield
         finally:
-            self.stack.ingress.answer = None
+            self.stack.ingress.responder = None
 
     def flood(self, seconds, senders, spans=None, name=lambda: "flood", method=lambda: "GET"):
         """Send spans of the service drill for some seconds, or until so many were accepted; return the Flood."""
