@@ -16,6 +16,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from view import is_error, red_key
+
 WINDOW = 10  # seconds that calls/s and p95 are about
 PLAIN_EVERY = 10  # seconds between two summaries where there is no terminal
 MOST_LINES = 20  # that a program may print in one turn; further ones are counted
@@ -63,14 +65,7 @@ def numbers(point):
     if point.name == "duration":
         bounds = (*point.value.explicit_bounds, math.inf)
         return Counter(dict(zip(bounds, point.value.bucket_counts, strict=True)))
-    errors = point.value if point.attributes["status.code"] == "STATUS_CODE_ERROR" else 0
-    return Counter(calls=point.value, errors=errors)
-
-
-def red_key(point):
-    """Return (service, span, kind) of a point."""
-    labels = point.attributes
-    return labels["service.name"], labels["span.name"], labels["span.kind"].removeprefix("SPAN_KIND_")
+    return Counter(calls=point.value, errors=point.value if is_error(point) else 0)
 
 
 def quantile(values, share):

@@ -48,16 +48,27 @@ def trace_of(spans, trace_id):
     return [span for span in spans if span.trace_id == trace_id]
 
 
+def red_key(point):
+    """Return (service, span, kind) of a point: any that the Collector can make, its overflow series included."""
+    labels = point.resource | point.attributes
+    service, span, kind = (str(labels.get(name, "")) for name in ("service.name", "span.name", "span.kind"))
+    return service, "(overflow)" if "otel.metric.overflow" in labels else span, kind.removeprefix("SPAN_KIND_")
+
+
+def is_error(point):
+    """Return whether a point counts spans with the status ERROR."""
+    return point.attributes.get("status.code") == "STATUS_CODE_ERROR"
+
+
 def red(points, prefix=""):
     """Return the RedRows out of the newest points; prefix is "" for standard metrics and "compact." for compact."""
     rows = {}
     for point in points:
-        labels = point.attributes
-        key = (labels["service.name"], labels.get("span.name", ""), labels["span.kind"].removeprefix("SPAN_KIND_"))
+        key = red_key(point)
         calls, errors, count, total = rows.get(key, (0, 0, 0, 0.0))
         if point.name == f"{prefix}calls":
             calls += point.value
-            errors += point.value if labels["status.code"] == "STATUS_CODE_ERROR" else 0
+            errors += point.value if is_error(point) else 0
         elif point.name == f"{prefix}duration":
             count, total = count + point.value.count, total + point.value.sum
         else:

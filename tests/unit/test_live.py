@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 import live
+import view
 from ingress import Point
 
 BOUNDS = (10, 50)
@@ -107,3 +108,27 @@ def test_the_runtimes_prefix_is_left_out(log):
 def test_of_a_flood_the_first_lines_are_shown_and_the_rest_is_counted(log):
     log.write("INFO PRODUCER x\n" * (live.MOST_LINES + 7))
     assert log.lines() == ["  api: INFO PRODUCER x"] * live.MOST_LINES + ["  api: and 7 more lines"]
+
+
+OVERFLOW = {"otel.metric.overflow": True}  # all that the Collector labels it with
+
+
+@pytest.mark.parametrize(
+    ("attributes", "span"),
+    [
+        pytest.param(OVERFLOW, "(overflow)", id="series beyond the cardinality limit"),
+        pytest.param({}, "", id="no labels"),
+        pytest.param({"span.name": 5, "span.kind": 5, "status.code": 5}, "5", id="labels that are no text"),
+    ],
+)
+@pytest.mark.parametrize(("resource", "service"), [({"service.name": "a"}, "a"), ({"service.name": 1}, "1"), ({}, "")])
+def test_every_series_the_collector_can_make_has_a_row(attributes, span, resource, service):
+    histogram = SimpleNamespace(explicit_bounds=(10,), bucket_counts=[3, 0], count=3, sum=6.0)
+    odd = [Point("calls", "", 2, resource, attributes, 3), Point("duration", "ms", 2, resource, attributes, histogram)]
+    red = live.RedTotals()
+    red.update([point("calls", 1), *odd], now=0)
+    assert [row[:2] + row[3:4] for row in red.rows()] == sorted(
+        [("onboarding-api", "POST /customers", "1"), (service, span, "3")]
+    )
+    (row,) = [row for row in view.red(odd) if row.service == service]
+    assert (row.span, row.calls, row.mean_ms) == (span, 3, 2.0)
