@@ -22,6 +22,11 @@ from trace_viewer import Feed, TraceViewer
 PORTS = {"api": preflight.API_PORT, "sqs": 9324, "collector": 4317, "health_check": 13133}
 REDELIVERY_SECONDS = 5  # the shipped queue's 90 would make a dead letter take eight minutes
 RUN_DIR = TOOLS / "run"
+HINT = """The demo stays up until Ctrl-C. In another terminal:
+
+  curl http://{address}/telemetry/smoke \\
+    -H 'Content-Type: application/json' -d '{{"customer_id":"TEST-002"}}'
+  ./generate-sustained-traffic.sh {address} 60 1"""
 GOLDEN_TRACE = (shipped.ROOT / "tests/golden-trace.txt").read_text()
 
 
@@ -87,8 +92,7 @@ def show_one_request(stack):
 
     spans = wait_for_trace(stack, answer["trace_id"])
     print(f"\nThe trace {answer['trace_id']}, as the Coralogix stand-in received it:\n")
-    for depth, span in view.walk(spans):
-        print(f"  {view.line(depth, span):<55} {(span.end - span.start) / 1e6:8.1f} ms")
+    print(view.described(spans))
 
     print("\nRED metrics, made of the spans by the Collector:\n")
     wait_for_red(stack)
@@ -164,25 +168,12 @@ def calls(rows):
     return Counter({(row.service, row.span, row.kind): row.calls for row in rows})
 
 
-def stay(stack, viewer, coralogix):
+def stay(stack: Stack, viewer: TraceViewer, coralogix: dict[str, str] | None) -> None:
     """Say how to go on, then show what happens until Ctrl-C; raises StackError when a process dies."""
-    print(
-        f"""
-The demo stays up until Ctrl-C. In another terminal:
-
-  curl -X POST {stack.url}/telemetry/smoke -H 'Content-Type: application/json' -d '{{"customer_id":"TEST-002"}}'
-  ./generate-sustained-traffic.sh 127.0.0.1 60 1
-""",
-        flush=True,
-    )
-
-    def status():
-        if coralogix:
-            yield f"{own_coralogix.accepted(stack)} spans accepted by Coralogix"
-        if viewer.page:
-            yield f"{viewer.page}/traces"
-
-    live.follow(stack, viewer.news, status)
+    hint = HINT.format(address=stack.url.removeprefix("http://"))
+    print(f"\n{hint}\n", flush=True)
+    accepted = (lambda: own_coralogix.accepted(stack)) if coralogix else None
+    live.follow(live.Source(stack, viewer, accepted), hint)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""The live view of make demo: log lines above, below them RED of every service and span, queues and counts.
+"""The live view of make demo: the last request's trace, RED of every service and span, counts, and log lines below.
 
 However long it runs, it keeps one number set for each series and the last WINDOW seconds, and reads only what is new.
 """
+
+from __future__ import annotations
 
 import collections
 import contextlib
@@ -9,33 +11,41 @@ import math
 import os
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, TextIO
 
-from botocore.exceptions import BotoCoreError, ClientError
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+import view
 from view import is_error, red_key
+
+if TYPE_CHECKING:
+    from ingress import Point, Span
+    from stack import Stack
+    from trace_viewer import TraceViewer
 
 WINDOW = 10  # seconds that calls/s and p95 are about
 PLAIN_EVERY = 10  # seconds between two summaries where there is no terminal
-MOST_LINES = 20  # that a program may print in one turn; further ones are counted
+SETTLED = 2  # seconds after which a request is shown even if the function has not processed its message
+MAX_LINES = 20  # that a program may print in one turn; further ones are counted
 WORDS = ("PRODUCER ", "extracted ", "onboarded ", "failed ", "Flush ")
 
 
 class RedTotals:
     """Rate, errors and duration, summed up from cumulative points; a series that begins anew goes on counting."""
 
-    def __init__(self):
-        self._newest = {}
-        self._total = collections.defaultdict(Counter)
-        self._window = collections.deque(maxlen=WINDOW)
-        self._updated = None
+    def __init__(self) -> None:
+        self._newest: dict[tuple[str, str, str], Counter] = {}
+        self._total: dict[tuple[str, str, str], Counter] = collections.defaultdict(Counter)
+        self._window: collections.deque = collections.deque(maxlen=WINDOW)
+        self._updated: float | None = None
 
-    def update(self, points, now):
+    def update(self, points: Iterable[Point], now: float) -> None:
         """Take the newest points of all series; now: seconds on a clock that never goes back."""
-        growth = collections.defaultdict(Counter)
+        growth: dict[tuple[str, str, str], Counter] = collections.defaultdict(Counter)
         for point in points:
             if point.name in ("calls", "duration"):
                 series, values = (point.name, str(point.attributes), str(point.resource)), numbers(point)
@@ -48,19 +58,19 @@ class RedTotals:
             self._window.append((now - self._updated, growth))
         self._updated = now
 
-    def rows(self):
+    def rows(self) -> list[tuple[str, ...]]:
         """Return (service, span, kind, calls, errors, calls/s, p95 ms) as text, sorted."""
         return [(*key, *self._cells(key)) for key in sorted(self._total)]
 
-    def _cells(self, key):
+    def _cells(self, key: tuple[str, str, str]) -> tuple[str, ...]:
         seconds = sum(seconds for seconds, _ in self._window)
-        recent = sum((growth[key] for _, growth in self._window if key in growth), Counter())
+        recent: Counter = sum((growth[key] for _, growth in self._window if key in growth), Counter())
         calls, errors = self._total[key]["calls"], self._total[key]["errors"]
-        share = f"{errors} ({errors / calls:.0%})" if errors else "0"
+        share = f"{errors} {errors / calls:.0%}" if errors else "0"
         return str(calls), share, f"{recent['calls'] / max(seconds, 1):.1f}", quantile(recent, 0.95)
 
 
-def numbers(point):
+def numbers(point: Point) -> Counter:
     """Return a point's counts: calls and errors, or {upper bound of the bucket in ms: spans}."""
     if point.name == "duration":
         bounds = (*point.value.explicit_bounds, math.inf)
@@ -68,14 +78,14 @@ def numbers(point):
     return Counter(calls=point.value, errors=point.value if is_error(point) else 0)
 
 
-def quantile(values, share):
+def quantile(values: Counter, share: float) -> str:
     """Return, as text, the bucket in which that share of the spans is reached: a histogram knows no more."""
     buckets = sorted((bound, count) for bound, count in values.items() if not isinstance(bound, str))
     reached, wanted, below = 0, share * sum(count for _, count in buckets), 0
     for bound, count in buckets:
         reached += count
         if count and reached >= wanted:
-            return f"> {below:g}" if bound == math.inf else f"<= {bound:g}"
+            return f">{below:g}" if bound == math.inf else f"<={bound:g}"
         below = bound
     return "-"
 
@@ -83,11 +93,11 @@ def quantile(values, share):
 class Log:
     """The lines the program called name adds to its log, an open text file, from now on."""
 
-    def __init__(self, name, file):
+    def __init__(self, name: str, file: TextIO):
         self._name, self._file = name, file
         file.seek(0, os.SEEK_END)
 
-    def lines(self):
+    def lines(self) -> list[str]:
         """Return what is to be shown of the whole lines added since the last call."""
         added = []
         while True:
@@ -97,77 +107,215 @@ class Log:
                 break
             added.append(line)
         found = ours(self._name, added)
-        more = len(found) - MOST_LINES
-        return found[:MOST_LINES] + ([f"  {self._name}: and {more} more lines"] if more > 0 else [])
+        more = len(found) - MAX_LINES
+        return found[:MAX_LINES] + ([f"  {self._name}: and {more} more lines"] if more > 0 else [])
 
 
-def ours(name, lines):
+def ours(name: str, lines: Iterable[str]) -> list[str]:
     """Return, ready to print, those of a program's log lines that this project's code has written."""
     # The Lambda runtime's level, time and request id take half a screen's width; they are in the file.
     texts = [line.rstrip().split("\t", 3)[-1].expandtabs(1) for line in lines]
     return [f"  {name}: {text}" for text in texts if any(word in text for word in WORDS)]
 
 
-def follow(stack, news, status):
-    """Show what happens until an exception ends it; raises StackError when a process dies.
+class Source:
+    """What the view shows of a running demo; counts: what arrived and what waits, in words, as of the last update.
 
-    news: returns sentences to print once; status: returns words that go below the table.
+    coralogix: returns how many spans an account has accepted, or is None; viewer: the trace viewer, or None.
     """
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 100
-    red, programs = RedTotals(), (stack.api, stack.function)
-    with contextlib.ExitStack() as screen:
-        logs = [Log(p.name, screen.enter_context(p.log_file.open(errors="replace"))) for p in programs]
-        if console.is_terminal and not console.is_dumb_terminal:
-            show = screen.enter_context(Live(console=console, auto_refresh=False)).update
-        else:
-            show = plain(console)
-        while True:
-            red.update(stack.ingress.points(), time.monotonic())
-            show(summary(red, (*counts(stack), *status())), refresh=True)
-            for _ in range(5):
-                stack.check_running()
-                lines = [*news(), *(line for log in logs for line in log.lines())]
-                if lines:  # all at once: below each thing that is printed the summary is drawn again
-                    texts = (Text(line, "red" if "failed " in line else "") for line in lines)
-                    console.print(Text("\n").join(texts), soft_wrap=True)
-                time.sleep(0.2)
+
+    def __init__(self, stack: Stack, viewer: TraceViewer | None, coralogix: Callable[[], int] | None = None):
+        self.stack, self.viewer, self._coralogix = stack, viewer, coralogix
+        self.red = RedTotals()
+        self.counts = ""
+
+    def update(self) -> None:
+        """Take the newest metrics, and say in words what arrived and what waits."""
+        self.red.update(self.stack.ingress.points(), time.monotonic())
+        accepted = [f"{self._coralogix()} spans accepted by Coralogix"] if self._coralogix else []
+        self.counts = ", ".join([f"{self.stack.ingress.received} spans received", *accepted, *queues(self.stack)])
+
+    def trace(self) -> list[Span]:
+        """Return the spans of the last request."""
+        return last_request(self.stack.ingress.spans(), time.time())
+
+    def viewer_state(self, trace_id: str) -> str:
+        """Return how far the trace viewer is, or where it shows a trace."""
+        return self.viewer.state(trace_id) if self.viewer else ""
 
 
-def plain(console):
-    """Return a function that prints a summary as lines, when PLAIN_EVERY seconds have passed and it is a new one."""
-    printed = {"at": -math.inf, "text": ""}
+def last_request(spans: Iterable[Span], now: float) -> list[Span]:
+    """Return the spans of the newest request that the function has processed, or of a newer one that is SETTLED.
 
-    def show(renderable, refresh):
-        with console.capture() as captured:
-            console.print(renderable)
-        if captured.get() != printed["text"] and time.monotonic() - printed["at"] >= PLAIN_EVERY:
-            printed.update(at=time.monotonic(), text=captured.get())
-            console.print(renderable)
-
-    return show
-
-
-def summary(red, words):
-    """Return the table and the line below it."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("service", "span", "kind"):
-        table.add_column(heading, no_wrap=True)
-    for heading, width in (("calls", 6), ("errors", 10), ("calls/s", 7), ("p95 ms", 8)):
-        table.add_column(heading, justify="right", no_wrap=True, min_width=width)  # a narrow screen cuts no number
-    for row in red.rows():
-        table.add_row(*row, style="red" if row[4] != "0" else "")
-    return Group(Text(), table, Text(", ".join(words)))
+    now: seconds since 1970. A trace that would grow while one looks at it is so left out, unless it is all there is.
+    """
+    traces: dict[str, list[Span]] = {}
+    for span in spans:
+        traces.setdefault(span.trace_id, []).append(span)
+    newest: list[Span] = []
+    for trace in sorted((t for t in traces.values() if view.is_request(t)), key=lambda t: min(s.start for s in t)):
+        processed = any(span.kind == "CONSUMER" for span in trace)
+        if not newest or processed or now - max(span.end for span in trace) / 1e9 > SETTLED:
+            newest = trace
+    return newest
 
 
-def counts(stack):
-    """Return what waits and what arrived, in words."""
-    yield f"{stack.ingress.received} spans received"
+def queues(stack: Stack) -> Iterator[str]:
+    """Return how many messages there are, in words."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
     for name, url in (("the queue", stack.queue_url), ("the dead-letter queue", stack.dead_letter_queue_url)):
         names = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
         try:
             depth = stack.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
             yield f"{sum(int(depth[name]) for name in names)} in {name}"
         except (BotoCoreError, ClientError):  # if it is for good, the next turn names the process that has died
-            yield f"no answer from {name}"
+            yield f"no response from {name}"
+
+
+def follow(source: Source, hint: str) -> None:
+    """Show what happens until an exception ends it; raises StackError when a process dies.
+
+    hint: what to type in another terminal; where there is no terminal, the caller has printed it.
+    """
+    console = Console(highlight=False)
+    programs = (source.stack.api, source.stack.function)
+    with contextlib.ExitStack() as opened:
+        logs = [Log(p.name, opened.enter_context(p.log_file.open(errors="replace"))) for p in programs]
+        if console.is_terminal and not console.is_dumb_terminal:
+            opened.enter_context(screen := Screen(console, source, hint))
+            show = screen.show
+        else:
+            console.width = 100
+            show = Plain(console, source).show
+        drawn = -math.inf
+        while True:
+            source.stack.check_running()
+            lines = [line for log in logs for line in log.lines()]
+            due = time.monotonic() - drawn >= 1
+            if due:
+                source.update()
+                drawn = time.monotonic()
+            show(lines, due)
+            time.sleep(0.2)
+
+
+class Screen:
+    """The whole terminal, drawn anew; a context manager that gives the terminal back as it was.
+
+    From top to bottom: the trace, RED, counts, the viewer, what to type, log lines; what has no room is left out from
+    the end, log lines before what to type.
+    """
+
+    def __init__(self, console: Console, source: Source, hint: str):
+        self._console, self._source, self._hint = console, source, hint
+        self._lines: collections.deque[str] = collections.deque(maxlen=200)
+        self._live = Live(console=console, screen=True, auto_refresh=False)
+        self._size = console.size
+
+    def __enter__(self) -> Screen:
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._live.__exit__(None, None, None)
+
+    def show(self, lines: list[str], due: bool) -> None:
+        """Draw the screen when there are new lines, when it is due, or when its size has changed."""
+        self._lines += lines
+        if due or lines or self._console.size != self._size:
+            self._size = self._console.size
+            self._live.update(self.render(), refresh=True)
+
+    def render(self) -> RenderableType:
+        """Return what fits on the screen."""
+        _, height = self._console.size
+        trace = self._source.trace()
+        trace_id = trace[0].trace_id if trace else ""
+        rows = self._source.red.rows()
+        top = [
+            Text(f"The last request, trace {trace_id}", "bold"),
+            *trace_tree(trace, max(4, height - 12 - min(len(rows), 5))),
+            Text(),
+            red_table(rows[: max(5, height - 12 - len(trace))]),
+            Text(self._source.counts),
+            *([Text(f"trace viewer: {state}")] if (state := self._source.viewer_state(trace_id)) else []),
+        ]
+        hint = [Text(), Text(self._hint, "dim", no_wrap=True, overflow="crop")]
+        room = height - self._height(top)
+        if room >= self._height(hint):
+            top += hint
+            room -= self._height(hint)
+        if room > 1:
+            top += [Text(), *(log_line(line) for line in list(self._lines)[1 - room :])]
+        return Group(*top)
+
+    def _height(self, renderables: Sequence[RenderableType]) -> int:
+        return len(self._console.render_lines(Group(*renderables), pad=False))
+
+
+class Plain:
+    """Lines for whatever is no terminal: log lines as they come, and a summary when it is a new one."""
+
+    def __init__(self, console: Console, source: Source):
+        self._console, self._source = console, source
+        self._at, self._text = -math.inf, ""
+
+    def show(self, lines: list[str], due: bool) -> None:
+        """Print new lines, and every PLAIN_EVERY seconds the summary if anything in it is new."""
+        news = self._source.viewer.news() if self._source.viewer else []
+        for line in (*news, *lines):
+            self._console.print(Text(line), soft_wrap=True)
+        if not due or time.monotonic() - self._at < PLAIN_EVERY:
+            return
+        trace = self._source.trace()
+        title = [Text(), Text(f"The last request, trace {trace[0].trace_id}")] if trace else []
+        table = red_table(self._source.red.rows())
+        summary = Group(*title, *trace_tree(trace, len(trace)), Text(), table, Text(self._source.counts))
+        with self._console.capture() as captured:
+            self._console.print(summary)
+        if captured.get() != self._text:
+            self._at, self._text = time.monotonic(), captured.get()
+            self._console.print(summary)
+
+
+def trace_tree(spans: list[Span], most: int) -> list[RenderableType]:
+    """Return a trace with durations and errors; beyond so many rows only the newest below the first three."""
+    walked = list(view.walk(spans))
+    if left_out := max(0, len(walked) - most):
+        walked = walked[:3] + walked[3 + left_out :]
+    tree = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
+    for _ in range(3):
+        tree.add_column(overflow="ellipsis")
+    tree.add_column(justify="right", no_wrap=True, min_width=11)
+    tree.add_column(no_wrap=True, min_width=5)
+    for depth, span in walked:
+        failed = view.failed(span)
+        words = "  " * (depth + 1) + span.name, span.kind, span.service
+        cells = [Text(word, no_wrap=True, overflow="ellipsis") for word in words]
+        duration = f"{view.milliseconds(span):.1f} ms"
+        tree.add_row(*cells, duration, "ERROR" if failed else "", style="red" if failed else "")
+    below: list[RenderableType] = []
+    if left_out:
+        below.append(Text(f"  {left_out} older spans are not shown"))
+    if errors := [span for _, span in walked if view.failed(span)]:
+        below.append(log_line(f"  {errors[-1].name}: {view.error_message(errors[-1])}", "red"))
+    return [tree, *below]
+
+
+def red_table(rows: list[tuple[str, ...]]) -> Table:
+    """Return the RED metrics; where it is narrow, words are cut, and no number."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("service", "span", "kind"):
+        table.add_column(heading, overflow="ellipsis")
+    for heading, width in (("calls", 6), ("errors", 8), ("calls/s", 7), ("p95 ms", 7)):
+        table.add_column(heading, justify="right", no_wrap=True, min_width=width)
+    for row in rows:
+        words = [Text(word, no_wrap=True, overflow="ellipsis") for word in row[:3]]
+        table.add_row(*words, *row[3:], style="red" if row[4] != "0" else "")
+    return table
+
+
+def log_line(text: str, style: str = "") -> Text:
+    """Return one line that is cut where the screen ends."""
+    return Text(text, style or ("red" if "failed " in text else ""), no_wrap=True, overflow="ellipsis", end="\n")

@@ -3,39 +3,44 @@
 Source: https://github.com/CtrlSpice/otel-desktop-viewer
 """
 
+from __future__ import annotations
+
 import collections
 import contextlib
 import os
 import queue
 import signal
-import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 
+import preflight
 import shipped
 from stack import TOOLS, Child, StackError, free_port
 
-BUILD = [sys.executable, shipped.ROOT / "infrastructure/local/install.py", "viewer"]
+BUILD: list[str | Path] = [sys.executable, shipped.ROOT / "infrastructure/local/install.py", "viewer"]
 PROGRAM = TOOLS / "otel-desktop-viewer"
 PAGE_PORT = 8003
-MOST_STORED = "128MB"  # the viewer keeps everything in memory; beyond this it drops the oldest
+MAX_STORED = "128MB"  # the viewer keeps everything in memory; beyond this it drops the oldest
 
 
 class Feed(grpc.GenericRpcHandler):
     """An OTLP/gRPC server, as a context manager, that takes everything at once and keeps it until next() is called.
 
     Without it the Collector would have to wait for a viewer that is still being built, and a Collector whose queue to
-    one destination is full refuses spans for all of them. Beyond MOST_BYTES the oldest requests are dropped.
+    one destination is full refuses spans for all of them. Beyond MAX_BYTES the oldest requests are dropped. It keeps
+    traces only: with metrics every second the viewer would soon drop the traces, and use a fifth of a processor.
     """
 
-    MOST_BYTES = 16 * 1024 * 1024
+    MAX_BYTES = 16 * 1024 * 1024
 
-    def __init__(self):
-        self._requests = collections.deque()
+    def __init__(self) -> None:
+        self._requests: collections.deque[tuple[str, bytes]] = collections.deque()
         self._bytes = 0
         self._lock = threading.Lock()
         port = free_port()
@@ -43,26 +48,28 @@ class Feed(grpc.GenericRpcHandler):
         self._server = grpc.server(ThreadPoolExecutor(2), handlers=[self], options=[("grpc.so_reuseport", 0)])
         self._server.add_insecure_port(self.address)
 
-    def __enter__(self):
+    def __enter__(self) -> Feed:
         self._server.start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._server.stop(grace=0).wait()
 
-    def service(self, call):
-        """Answer every method with an empty message, which is OTLP's full success."""
+    def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        """Respond to every method with an empty message, which is OTLP's full success."""
         return grpc.unary_unary_rpc_method_handler(lambda request, _: self._keep(call.method, request))
 
-    def _keep(self, method, request):
+    def _keep(self, method: str, request: bytes) -> bytes:
+        if "TraceService" not in method:
+            return b""
         with self._lock:
             self._requests.append((method, request))
             self._bytes += len(request)
-            while self._bytes > self.MOST_BYTES:
+            while self._bytes > self.MAX_BYTES:
                 self._bytes -= len(self._requests.popleft()[1])
         return b""
 
-    def next(self):
+    def next(self) -> tuple[str, bytes] | None:
         """Return the oldest request as (method, bytes), or None."""
         with self._lock:
             if not self._requests:
@@ -78,36 +85,49 @@ class TraceViewer:
     run_dir: logs go there; trace_id: the trace to link to. page: the viewer's address, or None while it is not up.
     """
 
-    def __init__(self, feed, run_dir, trace_id):
-        self.page = None
-        self._news = queue.SimpleQueue()
+    def __init__(self, feed: Feed, run_dir: Path, trace_id: str):
+        self.page: str | None = None
+        self._state = "starting"
+        self._building_since: float | None = None
+        self._news: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._feed, self._run_dir, self._trace_id = feed, run_dir, trace_id
         self._stop = threading.Event()
 
-    def __enter__(self):
+    def __enter__(self) -> TraceViewer:
         self._thread = threading.Thread(target=self._run, name="trace-viewer")
         self._thread.start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
 
-    def news(self):
-        """Return the sentences that whoever shows the demo has not got yet."""
+    def state(self, trace_id: str) -> str:
+        """Return how far it is, or where it shows a trace."""
+        if self.page:
+            return f"{self.page}/traces/{trace_id}"
+        if self._building_since is not None:
+            seconds = int(time.monotonic() - self._building_since)
+            return f"building, {seconds // 60}:{seconds % 60:02}, once"
+        return self._state
+
+    def news(self) -> list[str]:
+        """Return the messages that whoever shows the demo has not got yet."""
         return [self._news.get() for _ in range(self._news.qsize())]
 
-    def _run(self):
+    def _run(self) -> None:
         try:
             if not PROGRAM.exists():
                 self._build()
             if not self._stop.is_set():
                 self._show()
         except (StackError, OSError) as error:
+            self._state = f"none: {error}"
             self._news.put(f"The demo goes on without the trace viewer: {error}")
 
-    def _build(self):
+    def _build(self) -> None:
         self._news.put("Building the trace viewer in the background (about three minutes, once) ...")
+        self._building_since = time.monotonic()
         log = self._run_dir / "trace-viewer-build.log"
         with log.open("wb") as output:
             builder = subprocess.Popen(
@@ -118,18 +138,19 @@ class TraceViewer:
                 os.killpg(builder.pid, signal.SIGTERM)
                 builder.wait()
                 return
+        self._building_since = None
         if builder.returncode:
             raise StackError(log.read_text(errors="replace").strip().rpartition("\n")[2])
 
-    def _show(self):
+    def _show(self) -> None:
         page, feed = f"http://127.0.0.1:{page_port()}", free_port()
         command = [PROGRAM, "--host=127.0.0.1", "--open-browser=false", f"--browser-port={page.rpartition(':')[2]}"]
-        command += [f"--grpc={feed}", f"--http={free_port()}", f"--db-max-size={MOST_STORED}"]
+        command += [f"--grpc={feed}", f"--http={free_port()}", f"--db-max-size={MAX_STORED}"]
         viewer = Child("trace-viewer", command, f"{page}/", {}, self._run_dir)
         try:
             viewer.start()
-            links = f"{page}/traces/{self._trace_id}", f"{page}/traces", f"{page}/metrics"
-            self._news.put("The trace viewer is up:\n\n  {} (the trace above)\n  {}\n  {}\n".format(*links))
+            links = f"{page}/traces/{self._trace_id}", f"{page}/traces"
+            self._news.put("The trace viewer is up:\n\n  {} (the trace above)\n  {}\n".format(*links))
             self.page = page
             # 127.0.0.1 is not behind the proxy that the environment may name.
             with grpc.insecure_channel(f"127.0.0.1:{feed}", [("grpc.enable_http_proxy", 0)]) as channel:
@@ -138,7 +159,7 @@ class TraceViewer:
             self.page = None
             viewer.stop()
 
-    def _forward(self, viewer, channel):
+    def _forward(self, viewer: Child, channel: grpc.Channel) -> None:
         while not self._stop.is_set():
             if not viewer.running():
                 raise StackError(f"{viewer.name} has died. {viewer.last_words()}")
@@ -147,14 +168,9 @@ class TraceViewer:
                 continue
             method, content = request
             with contextlib.suppress(grpc.RpcError):  # what it refuses is not on its page
-                channel.unary_unary(method)(content, timeout=5, wait_for_ready=True)
+                channel.unary_unary(method, bytes, bytes)(content, timeout=5, wait_for_ready=True)
 
 
-def page_port():
+def page_port() -> int:
     """Return PAGE_PORT, or a free port when something else listens there."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        with contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", PAGE_PORT))
-            return PAGE_PORT
-    return free_port()
+    return PAGE_PORT if preflight.is_free(PAGE_PORT) else free_port()

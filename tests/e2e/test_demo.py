@@ -1,11 +1,14 @@
 """make demo: what it prints, how it ends, and that it leaves nothing behind."""
 
 import contextlib
+import fcntl
 import json
 import os
 import pty
 import re
 import socket
+import struct
+import termios
 import threading
 import urllib.request
 
@@ -16,7 +19,6 @@ from stack import free_port, poll_until
 
 GOLDEN_TRACE = (shipped.ROOT / "tests/golden-trace.txt").read_text()
 STAYS = "The demo stays up until Ctrl-C"
-COLOURS = re.compile(r"\x1b\[[\d;]*m")
 HEADINGS = r"service +span +kind +calls +errors +calls/s +p95 ms"
 
 
@@ -100,21 +102,33 @@ def test_without_a_terminal_plain_lines_follow_the_traffic(demo):
     assert running.interrupt() == 0
 
 
-def test_on_a_terminal_log_lines_pass_above_a_summary_that_is_drawn_anew(demo):
-    port, (screen, terminal), drawn = free_port(), pty.openpty(), bytearray()
-    running = demo(ports={"api": port}, stdout=terminal, TERM="xterm-256color", COLUMNS="120", LINES="40")
+def test_on_a_terminal_the_whole_screen_is_drawn_anew_in_whatever_size_it_has(demo):
+    port, (screen, terminal), output = free_port(), pty.openpty(), bytearray()
+    resize(screen, 24, 80)
+    running = demo(ports={"api": port}, stdout=terminal, TERM="xterm-256color")
     os.close(terminal)
-    threading.Thread(target=copy, args=(screen, drawn), daemon=True).start()
+    threading.Thread(target=copy, args=(screen, output), daemon=True).start()
 
-    def shows(pattern):
-        poll_until(lambda: re.search(pattern, COLOURS.sub("", drawn.decode(errors="replace")), re.DOTALL), pattern, 60)
+    def shown(*patterns, width=80, height=24):
+        def found():
+            lines = last_frame(output)
+            sizes = {len(line) for line in lines}
+            return (len(lines), sizes) == (height, {width}) and all(re.search(p, "\n".join(lines)) for p in patterns)
 
-    shows(HEADINGS)
-    onboard(port, "LIVE-1")
-    shows(r"onboarded customer_id=LIVE-1.*sqs\.process +CONSUMER +2 +0.*10 spans received")
-    assert b"\x1b[1A" in drawn  # the cursor goes up, to where the summary begins
+        poll_until(found, f"{patterns}; on the screen: {last_frame(output)}", 60)
+
+    shown(
+        HEADINGS,
+        r"\n  POST /telemetry/smoke +SERVER +onboarding-api +\d+\.\d ms",
+        r"trace viewer: none: no viewer in this",
+    )
+    trace_id = onboard(port, "LIVE-1")["trace_id"]
+    shown(rf"trace {trace_id}", r"sqs\.process +CONSUMER +2 +0", "10 spans received", "  curl http://127.0.0.1:")
+    resize(screen, 30, 60)
+    shown(rf"trace {trace_id}", "10 spans received", r"onboarded customer_id=LIVE-1", width=60, height=30)
     assert running.interrupt() == 0
-    shows("Stopped")
+    poll_until(lambda: output.endswith(b"Stopped.\r\n"), "the end")
+    assert output.count(b"\x1b[?1049h") == output.count(b"\x1b[?1049l") == 1  # the terminal is as it was
 
 
 def onboard(port, customer_id):
@@ -125,6 +139,17 @@ def onboard(port, customer_id):
     )
     with urllib.request.urlopen(request, timeout=20) as response:
         return json.load(response)
+
+
+def resize(screen, height, width):
+    """Give a terminal another size."""
+    fcntl.ioctl(screen, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+
+
+def last_frame(output):
+    """Return the lines that were drawn last and completely."""
+    text = re.sub(r"\x1b\[[\d;]*m", "", output.decode(errors="replace")).replace("\r", "")
+    return text.split("\x1b[H")[-1].split("\x1b[?1049l")[0].split("\n")
 
 
 def copy(screen, drawn):

@@ -3,6 +3,7 @@
 import html
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -18,6 +19,8 @@ import trace_viewer
 from stack import free_port, poll_until
 
 GOLDEN_TRACE = (shipped.ROOT / "tests/golden-trace.txt").read_text()
+TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+METRICS = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
 UP = "The trace viewer is up:"
 WITHOUT = "The demo goes on without the trace viewer: "
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -54,20 +57,21 @@ def test_the_collector_runs_with_the_pipelines_that_were_restated(stack):
     assert yaml.safe_load(Path(files[-1]).read_text()) == shipped.pipelines_with([])
 
 
-def test_the_feed_takes_everything_at_once_and_hands_it_out_in_order():
+def test_the_feed_takes_every_trace_at_once_and_hands_it_out_in_order_and_no_metrics():
     with trace_viewer.Feed() as feed, grpc.insecure_channel(feed.address) as channel:
         assert feed.next() is None
         for number in range(3):
-            assert channel.unary_unary("/a.Service/Export")(b"%d" % number, timeout=10) == b""
+            assert channel.unary_unary(TRACES)(b"%d" % number, timeout=10) == b""
+            assert channel.unary_unary(METRICS)(b"%d" % number, timeout=10) == b""
         assert [feed.next()[1] for _ in range(3)] == [b"0", b"1", b"2"]
         assert feed.next() is None
 
 
 def test_the_feed_drops_the_oldest_when_nobody_takes_it(monkeypatch):
-    monkeypatch.setattr(trace_viewer.Feed, "MOST_BYTES", 250)
+    monkeypatch.setattr(trace_viewer.Feed, "MAX_BYTES", 250)
     with trace_viewer.Feed() as feed, grpc.insecure_channel(feed.address) as channel:
         for number in range(10):
-            channel.unary_unary("/a.Service/Export")(b"%d" % number * 100, timeout=10)
+            channel.unary_unary(TRACES)(b"%d" % number * 100, timeout=10)
         assert [feed.next()[1][:1] for _ in range(2)] == [b"8", b"9"]
         assert feed.next() is None
 
@@ -76,7 +80,7 @@ def test_the_page_is_elsewhere_when_its_port_is_taken(monkeypatch):
     port = free_port()
     monkeypatch.setattr(trace_viewer, "PAGE_PORT", port)
     assert trace_viewer.page_port() == port
-    with trace_viewer.socket.socket() as taken:
+    with socket.socket() as taken:
         taken.bind(("127.0.0.1", port))
         taken.listen()
         assert trace_viewer.page_port() != port

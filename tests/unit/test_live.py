@@ -1,14 +1,16 @@
 """The live view of make demo: what it makes of points, and of log lines that are written while it reads."""
 
+import io
 import math
 from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 import live
 import view
-from ingress import Point
+from ingress import Point, Span
 
 BOUNDS = (10, 50)
 
@@ -24,7 +26,7 @@ def test_a_row_counts_from_the_start_and_rates_the_last_seconds():
     red = live.RedTotals()
     red.update([point("calls", 100), point("duration", [100, 0, 0])], now=0)
     red.update([point("calls", 110), point("duration", [100, 10, 0])], now=2)
-    assert red.rows() == [("onboarding-api", "POST /customers", "SERVER", "110", "0", "5.0", "<= 50")]
+    assert red.rows() == [("onboarding-api", "POST /customers", "SERVER", "110", "0", "5.0", "<=50")]
 
 
 def test_what_is_older_than_the_window_has_no_part_in_the_rate():
@@ -37,14 +39,14 @@ def test_what_is_older_than_the_window_has_no_part_in_the_rate():
 def test_errors_are_counted_with_their_share():
     red = live.RedTotals()
     red.update([point("calls", 30), point("calls", 10, status="ERROR")], now=0)
-    assert red.rows()[0][3:5] == ("40", "10 (25%)")
+    assert red.rows()[0][3:5] == ("40", "10 25%")
 
 
 def test_a_series_that_begins_anew_goes_on_counting_beside_the_others():
     red = live.RedTotals()
     red.update([point("calls", 30), point("calls", 10, status="ERROR")], now=0)
     red.update([point("calls", 31), point("calls", 2, status="ERROR")], now=1)
-    assert red.rows()[0][3:6] == ("43", "12 (28%)", "3.0")
+    assert red.rows()[0][3:6] == ("43", "12 28%", "3.0")
 
 
 def test_rows_are_sorted_and_other_metrics_left_out():
@@ -66,10 +68,10 @@ def test_nothing_grows_with_time():
     [
         ({}, "-"),
         ({10: 0, 50: 0, math.inf: 0}, "-"),
-        ({10: 95, 50: 5}, "<= 10"),
-        ({10: 94, 50: 6}, "<= 50"),
-        ({10: 1, 50: 0, math.inf: 1}, "> 50"),
-        ({"calls": 5, 10: 1}, "<= 10"),
+        ({10: 95, 50: 5}, "<=10"),
+        ({10: 94, 50: 6}, "<=50"),
+        ({10: 1, 50: 0, math.inf: 1}, ">50"),
+        ({"calls": 5, 10: 1}, "<=10"),
     ],
 )
 def test_a_quantile_is_the_bucket_in_which_it_is_reached(buckets, text):
@@ -106,8 +108,8 @@ def test_the_runtimes_prefix_is_left_out(log):
 
 
 def test_of_a_flood_the_first_lines_are_shown_and_the_rest_is_counted(log):
-    log.write("INFO PRODUCER x\n" * (live.MOST_LINES + 7))
-    assert log.lines() == ["  api: INFO PRODUCER x"] * live.MOST_LINES + ["  api: and 7 more lines"]
+    log.write("INFO PRODUCER x\n" * (live.MAX_LINES + 7))
+    assert log.lines() == ["  api: INFO PRODUCER x"] * live.MAX_LINES + ["  api: and 7 more lines"]
 
 
 OVERFLOW = {"otel.metric.overflow": True}  # all that the Collector labels it with
@@ -132,3 +134,104 @@ def test_every_series_the_collector_can_make_has_a_row(attributes, span, resourc
     )
     (row,) = [row for row in view.red(odd) if row.service == service]
     assert (row.span, row.calls, row.mean_ms) == (span, 3, 2.0)
+
+
+NOW = 1000.0
+HINT = "The demo stays up\n\n  curl http://127.0.0.1:8000/telemetry/smoke"
+
+
+def span(name, kind, parent="", trace="a", began=1.0, status="UNSET", message=""):
+    """A span; its id is its name, its times are in seconds."""
+    service = "onboarding-lambda" if name.startswith(("sqs.process", "sqs.batch")) else "onboarding-api"
+    start, end = int(began * 1e9), int(began * 1e9) + 12_345_600_000
+    return Span(name, kind, service, trace, name, parent, start, end, status, message, {}, {}, [], [])
+
+
+def request(trace="a", began=1.0, processed=1, **process):
+    """The spans of one request."""
+    path = [("POST /telemetry/smoke", "SERVER", ""), ("sqs.send", "PRODUCER", "POST /telemetry/smoke")]
+    spans = [span(*words, trace=trace, began=began) for words in [*path, ("SQS.SendMessage", "CLIENT", "sqs.send")]]
+    later = range(processed)
+    return spans + [span("sqs.process", "CONSUMER", "sqs.send", trace, began + 1 + n, **process) for n in later]
+
+
+class Source:
+    """What the screen shows, without a stack."""
+
+    def __init__(self, spans, rows=5):
+        self.red = SimpleNamespace(
+            rows=lambda: (
+                [("onboarding-api", "POST /telemetry/smoke", "PRODUCER", "123456", "12345 10%", "1234.5", "<=15000")]
+                * rows
+            )
+        )
+        self.trace = lambda: live.last_request(spans, NOW)
+        self.counts = "5 spans received, 0 in the queue, 0 in the dead-letter queue"
+        self.viewer_state = lambda trace_id: f"http://127.0.0.1:8003/traces/{trace_id}"
+        self.viewer = None
+
+
+def drawn(spans, width=80, height=24, lines=(), rows=5):
+    """Return the lines of a screen."""
+    console = Console(file=io.StringIO(), width=width, height=height, color_system=None, force_terminal=True)
+    screen = live.Screen(console, Source(spans, rows), HINT)
+    screen._lines += lines
+    return ["".join(segment.text for segment in line).rstrip() for line in console.render_lines(screen.render())]
+
+
+def test_the_screen_shows_trace_red_counts_viewer_and_what_to_type_whole():
+    screen = drawn(request())
+    assert screen[0] == "The last request, trace a"
+    assert [line.split() for line in screen[1:5]] == [
+        ["POST", "/telemetry/smoke", "SERVER", "onboarding-api", "12345.6", "ms"],
+        ["sqs.send", "PRODUCER", "onboarding-api", "12345.6", "ms"],
+        ["SQS.SendMessage", "CLIENT", "onboarding-api", "12345.6", "ms"],
+        ["sqs.process", "CONSUMER", "onboarding-lambda", "12345.6", "ms"],
+    ]
+    assert [line.index(line.split()[0]) for line in screen[1:5]] == [2, 4, 6, 6]
+    assert screen[6].split() == ["service", "span", "kind", "calls", "errors", "calls/s", "p95", "ms"]
+    row = "onboarding-api POST /telemetry/smoke PRODUCER 123456 12345 10% 1234.5 <=15000"
+    assert [" ".join(line.split()) for line in screen[7:12]] == [row] * 5
+    assert screen[12:14] == [
+        "5 spans received, 0 in the queue, 0 in the dead-letter queue",
+        "trace viewer: http://127.0.0.1:8003/traces/a",
+    ]
+    assert screen[15:18] == HINT.splitlines()
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_no_number_is_cut(width):
+    screen = drawn(request(), width)
+    assert max(map(len, screen)) <= width
+    assert [line.split()[-2:] for line in screen[1:5]] == [["12345.6", "ms"]] * 4
+    assert [line.split()[-5:] for line in screen[7:12]] == [["123456", "12345", "10%", "1234.5", "<=15000"]] * 5
+
+
+def test_log_lines_have_what_room_is_left_and_the_newest_stay():
+    screen = drawn(request(), lines=[f"  api: onboarded {n} " + "x" * 100 for n in range(50)])
+    assert len(screen) == 24
+    assert screen[15:18] == HINT.splitlines()
+    assert [line.split()[2] for line in screen[19:]] == ["45", "46", "47", "48", "49"]
+    assert {len(line) for line in screen[19:]} == {80}
+
+
+@pytest.mark.parametrize("height", [24, 16])
+def test_a_message_that_fails_again_and_again_leaves_room_for_the_rest(height):
+    failing = request(processed=20, status="ERROR", message="RuntimeError: simulated failure\nmore")
+    screen = drawn(failing, height=height)
+    assert len(screen) <= height
+    assert screen[1].split()[:2] == ["POST", "/telemetry/smoke"]
+    newest = next(line for line in reversed(screen) if line.split()[:1] == ["sqs.process"])
+    assert newest.endswith("ERROR")
+    assert "  sqs.process: RuntimeError: simulated failure" in screen
+    assert any(line.startswith("5 spans received") for line in screen)
+
+
+def test_the_last_request_is_the_newest_one_that_is_processed_or_settled():
+    batch = [span("sqs.batch", "SERVER", trace="batch", began=NOW)]
+    first, second, third = request("a", 1), request("b", 2), request("c", NOW - 12.3456, processed=0)
+    assert live.last_request([], NOW) == []
+    assert live.last_request(batch, NOW) == []
+    assert live.last_request(third, NOW) == third
+    assert live.last_request(second + first + batch + third, NOW) == second
+    assert live.last_request(second + first + batch + third, NOW + live.SETTLED + 1) == third
