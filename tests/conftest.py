@@ -44,6 +44,22 @@ def own_thread():
     return lambda *_: threading.get_ident() == own
 
 
+def pytest_collection_modifyitems(items):
+    """Keep what shares something on one worker (pytest -n), and begin with what takes long.
+
+    A file shares its fixtures; the tests of one stack share it; a test that starts a demo of its own shares nothing.
+    """
+    order = ["tests/deployment", "stack", "drill", "demo", "tests/e2e", "tests/faults", "tests/unit", "tests/contract"]
+    place = {}
+    for item in items:
+        path = item.path.relative_to(shipped.ROOT)
+        shared = next((name for name in ("stack", "drill", "demo") if name in item.fixturenames), None)
+        group = item.nodeid if shared == "demo" else shared or str(path)
+        item.add_marker(pytest.mark.xdist_group(group))
+        place[item] = order.index(shared or str(path.parent))
+    items.sort(key=place.get)
+
+
 class Spans(InMemorySpanExporter):
     """Every span that ended in the thread that made this, in the order they ended."""
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.parse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -43,7 +43,7 @@ class Child:
         name: str,
         command: Sequence[object],
         url: str,
-        environment: Mapping[str, str],
+        environment: dict[str, str],
         run_dir: Path,
         cwd: Path | None = None,
         status: int = 200,
@@ -52,7 +52,8 @@ class Child:
         self.environment = environment
         self.log_file = run_dir / f"{name}.log"
         self.process: subprocess.Popen[bytes] | None = None
-        self._command, self._url, self._status = [str(word) for word in command], url, status
+        self.command = [str(word) for word in command]
+        self._url, self._status = url, status
         self._run_dir, self._cwd = run_dir, cwd
 
     def __enter__(self) -> Self:
@@ -67,7 +68,7 @@ class Child:
         try:
             with self.log_file.open("ab") as log:
                 self.process = subprocess.Popen(
-                    self._command,
+                    self.command,
                     cwd=self._cwd,
                     env={"PATH": os.pathsep.join(directories), "HOME": str(self._run_dir), **self.environment},
                     stdin=subprocess.DEVNULL,

@@ -49,7 +49,9 @@ class EventSourceMapping:
 
     def __enter__(self) -> Self:
         self._stop.clear()
-        self._pollers = [threading.Thread(target=self.run, args=(url,), daemon=True) for url in self._invoke_urls]
+        self._pollers = [
+            threading.Thread(target=self.run, args=(number,), daemon=True) for number in range(len(self._invoke_urls))
+        ]
         for poller in self._pollers:
             poller.start()
         return self
@@ -70,16 +72,16 @@ class EventSourceMapping:
         yield
         self.__enter__()
 
-    def run(self, invoke_url: str) -> None:
+    def run(self, sandbox: int = 0) -> None:
         """Deliver to one sandbox until the mapping ends; an SQS or a sandbox that is away for a while is waited for."""
         while not self._stop.is_set():
             try:
-                self.poll(invoke_url)
+                self.poll(sandbox)
             except (BotoCoreError, ClientError, OSError, http.client.HTTPException) as error:
                 log.warning("poll failed: %r", error)
                 self._stop.wait(0.5)
 
-    def poll(self, invoke_url: str) -> None:
+    def poll(self, sandbox: int) -> None:
         """Receive one batch, invoke the function, and delete what it processed."""
         received = self._sqs.receive_message(
             QueueUrl=self._queue_url,
@@ -90,19 +92,16 @@ class EventSourceMapping:
         ).get("Messages", [])
         if not received:
             return
-        response = self.invoke([self._record(message) for message in received], invoke_url)
+        response = self.invoke([self._record(message) for message in received], sandbox)
         failed = failed_ids(response, [message["MessageId"] for message in received])
         done = [message for message in received if message["MessageId"] not in failed]
         if done:
             entries = [{"Id": m["MessageId"], "ReceiptHandle": m["ReceiptHandle"]} for m in done]
             self._sqs.delete_message_batch(QueueUrl=self._queue_url, Entries=entries)
 
-    def invoke(self, records: list[dict[str, Any]], invoke_url: str | None = None) -> bytes:
-        """Call the function, in its first sandbox by default, with records as Lambda spells them; return its response.
-
-        The response is raw; an error of the function arrives as one, too.
-        """
-        response = _invoke(invoke_url or self._invoke_urls[0], {"Records": records})
+    def invoke(self, records: list[dict[str, Any]], sandbox: int = 0) -> bytes:
+        """Call the function in one of its sandboxes with records as Lambda spells them; return its raw response."""
+        response = _invoke(self._invoke_urls[sandbox], {"Records": records})
         if self.observe:
             self.observe(records, response)
         return response
@@ -183,9 +182,8 @@ def main() -> None:
     sqs = boto3.client("sqs", os.environ["AWS_REGION"])
     _, queue_url = create_queues(sqs)
     batch_size = shipped.read_json("event-source-mapping.json")["BatchSize"]
-    invoke_url = os.environ["INVOKE_URL"]
     # In this thread, so that whatever ends the delivery ends the container.
-    EventSourceMapping(sqs, queue_url, invoke_url, batch_size).run(invoke_url)
+    EventSourceMapping(sqs, queue_url, os.environ["INVOKE_URL"], batch_size).run()
 
 
 if __name__ == "__main__":

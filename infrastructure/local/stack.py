@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import boto3
 import yaml
@@ -77,6 +77,15 @@ class Ports:
                     raise StackError(f"port {port} ({name}) is in use; stop what listens there and try again") from None
 
 
+class Task(NamedTuple):
+    """What an ECS task runs, and where it listens."""
+
+    api: Child
+    collector: Child
+    host: str
+    ports: Ports
+
+
 def _stop_together(children: tuple[Child, ...]) -> None:
     with ThreadPoolExecutor(len(children)) as pool:
         list(pool.map(Child.stop, children))
@@ -119,6 +128,8 @@ class Stack(contextlib.ExitStack):
         self.ports.check_free()
         shutil.rmtree(self.run_dir, ignore_errors=True)
         self.run_dir.mkdir(parents=True)
+        # The image's entrypoint finds the program as otelcol on its PATH, which starts with run_dir.
+        (self.run_dir / "otelcol").symlink_to(os.environ.get("OTELCOL") or TOOLS / "otelcol")
         try:
             self._start()
         except BaseException:
@@ -165,17 +176,21 @@ class Stack(contextlib.ExitStack):
     def _sqs_endpoint(self) -> str:
         return f"http://127.0.0.1:{self.ports.sqs}"
 
-    def _collector(self) -> Child:
-        # The image's own entrypoint; it finds the program as otelcol on its PATH, which starts with run_dir.
-        (self.run_dir / "otelcol").symlink_to(os.environ.get("OTELCOL") or TOOLS / "otelcol")
+    def another_task(self, number: int, host: str) -> Task:
+        """Return one more task at a loopback address of its own; whoever asks for it starts and stops it."""
+        ports = Ports()
+        return Task(self._api(f"-{number}", host, ports), self._collector(f"-{number}", host, ports), host, ports)
+
+    def _collector(self, suffix: str = "", host: str = "127.0.0.1", ports: Ports | None = None) -> Child:
+        ports = ports or self.ports
         gates = shipped.start_command("otel/Dockerfile")[:1]  # the rest names the files where the image has them
         files = [f"--config={file}" for file in self._collector_files()]
         command = [shipped.ROOT / "otel/entrypoint.sh", *gates, *files]
-        health_check = f"127.0.0.1:{self.ports.health_check}"
+        health_check = f"{host}:{ports.health_check}"
         environment = shipped.container_environment("otel-collector", self._variables) | {
-            "OTLP_LISTEN_ADDRESS": f"127.0.0.1:{self.ports.collector}",
+            "OTLP_LISTEN_ADDRESS": f"{host}:{ports.collector}",
             "HEALTH_CHECK_ADDRESS": health_check,
-            "COLLECTOR_METRICS_PORT": str(self.ports.collector_metrics),
+            "COLLECTOR_METRICS_PORT": str(ports.collector_metrics),
             "INGRESS_ADDRESS": f"127.0.0.1:{self.ports.ingress}",
             "INGRESS_CA_FILE": str(self.run_dir / "ca.pem"),
         }
@@ -184,7 +199,7 @@ class Stack(contextlib.ExitStack):
             environment |= {name: os.environ[name] for name in WAY_OUT if name in os.environ}
         if self._viewer_address:
             environment["VIEWER_ADDRESS"] = self._viewer_address
-        return Child("otel-collector", command, f"http://{health_check}", environment, self.run_dir)
+        return Child(f"otel-collector{suffix}", command, f"http://{health_check}", environment, self.run_dir)
 
     def _collector_files(self) -> list[Path]:
         """Return the shipped configuration and what is merged over it here, in that order."""
@@ -228,16 +243,18 @@ class Stack(contextlib.ExitStack):
     def _create_queues(self) -> tuple[str, str]:
         return create_queues(self.sqs, self._visibility_timeout)
 
-    def _api(self) -> Child:
-        command = [*shipped.start_command("onboarding-api/Dockerfile"), "--bind", f"127.0.0.1:{self.ports.api}"]
+    def _api(self, suffix: str = "", host: str = "127.0.0.1", ports: Ports | None = None) -> Child:
+        ports = ports or self.ports
+        command = [*shipped.start_command("onboarding-api/Dockerfile"), "--bind", f"{host}:{ports.api}"]
         environment = shipped.container_environment("onboarding-api", self._variables) | {
-            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.ports.collector}",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{host}:{ports.collector}",
             "AWS_ENDPOINT_URL_SQS": self._sqs_endpoint(),
             "AWS_ACCESS_KEY_ID": CLIENT_KEYS["aws_access_key_id"],
             "AWS_SECRET_ACCESS_KEY": CLIENT_KEYS["aws_secret_access_key"],
         }
         cwd = shipped.ROOT / "onboarding-api"
-        return Child("onboarding-api", command, f"{self.url}/health", environment, self.run_dir, cwd)
+        url = f"http://{host}:{ports.api}/health"
+        return Child(f"onboarding-api{suffix}", command, url, environment, self.run_dir, cwd)
 
     def _event_source_mapping(self, function_ports: list[int]) -> EventSourceMapping:
         urls = [f"http://127.0.0.1:{port}/2015-03-31/functions/function/invocations" for port in function_ports]

@@ -1,4 +1,4 @@
-"""The highest rate of requests at which the whole path keeps up, with the books of the drills."""
+"""The highest rate of requests at which the whole path keeps up, reconciled as in the drills."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import time
 
 import psutil
 
-from accounting import Answer
+from accounting import Response
 from drill import Drill
 from measure import TOOLS, cpu_seconds, family, percentile
 from parts import PROGRAMS
@@ -16,7 +16,7 @@ from stack import Child, Stack, poll_until
 
 CONNECTIONS = 16
 FIRST_RATE = 60
-BEHIND_SECONDS = 0.5  # answers later than this, or messages left in the queue for longer, do not keep up
+BEHIND_SECONDS = 0.5  # responses later than this, or messages left in the queue for longer, do not keep up
 
 
 class Whole(Stack):
@@ -45,24 +45,24 @@ def run(parts, quick):
         while (row := send(drill, rate := rate / 1.15, seconds))["kept up"] != "yes":
             rows.append(row)
         rows.append(row)
-        books, series = drill.account(), len(stack.ingress.points())
+        total, series = drill.account(), len(stack.ingress.points())
     return {
         "title": f"The whole: the rate that is sustained for {seconds} s, every process on this machine",
         "rows": rows,
         "notes": [
-            f"books: {books.accepted} accepted, {books.processed} processed, {books.ended} spans ended, "
-            f"{books.received} received, difference {books.lost}, not in RED {books.uncounted}",
+            f"reconciliation: {total.accepted} accepted, {total.processed} processed, {total.ended} spans ended, "
+            f"{total.received} received, difference {total.lost}, not in RED {total.uncounted}",
             f"RED metrics: {series} series of all this traffic, each one data point every 15 s as shipped",
             limit(row),
             "SQS is a queue in memory of ours; ingress and event source mapping share one process (stand-ins)",
-            "kept up: 99 % answered within 0.5 s of their time, and less than 0.5 s of messages left at the end",
+            "kept up: 99 % responded to within 0.5 s of their time, and less than 0.5 s of messages left at the end",
         ],
         "rounds": 1,
     }
 
 
 def send(drill, rate, seconds):
-    """Send requests at a rate; return a row, and leave the answers in the drill's evidence."""
+    """Send requests at a rate; return a row, and leave the responses in the drill's evidence."""
     stack = drill.stack
     measured = {
         "API": family(stack.api),
@@ -78,12 +78,12 @@ def send(drill, rate, seconds):
     busy, elapsed = psutil.cpu_percent(), time.monotonic() - began
     used = {name: (cpu_seconds(processes) - before[name]) / elapsed for name, processes in measured.items()}
     behind = drill._queued()
-    answers = json.loads(done.stdout)
-    for late, answer in answers:
-        ids = {key: answer[key] for key in ("request_id", "message_id", "trace_id")}
-        drill.evidence.answers.append(Answer(202, time.monotonic(), late, **ids))
+    responses = json.loads(done.stdout)
+    for late, queued in responses:
+        ids = {key: queued[key] for key in ("request_id", "message_id", "trace_id")}
+        drill.evidence.responses.append(Response(202, time.monotonic(), late, **ids))
     poll_until(lambda: drill._queued() == 0, "an empty queue", 120)
-    late = [seconds for seconds, _ in answers]
+    late = [seconds for seconds, _ in responses]
     kept_up = percentile(late, 0.99) < BEHIND_SECONDS and behind < rate * BEHIND_SECONDS
     return {
         "requests/s": float(rate),

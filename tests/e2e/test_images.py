@@ -35,8 +35,8 @@ class Containers(Stack):
         files = [f"--config={file}" for file in self._collector_files()[1:]]
         return self._in_container(child, *shipped.start_command("otel/Dockerfile"), *files)
 
-    def _function(self):
-        child = super()._function()
+    def _function(self, *arguments):
+        child = super()._function(*arguments)
         del child.environment["PYTHONPATH"]
         return self._in_container(
             child, options=["--tmpfs=/tmp", "--user=993:990"]
@@ -51,7 +51,7 @@ class Containers(Stack):
         mounts = [f"--volume={path}:{path}:ro" for path in (self.run_dir, shipped.ROOT / "infrastructure/local")]
         environment = [f"--env={variable}" for variable in child.environment]
         run = ["docker", "run", "--rm", f"--name={name}", "--network=host", "--read-only", *mounts, *environment]
-        child.command_parts = [*run, *options, IMAGES[child.name], *arguments]
+        child.command = [*run, *options, IMAGES[child.name], *arguments]
         child.environment |= {key: os.environ[key] for key in ("DOCKER_HOST", "DOCKER_CONTEXT") if key in os.environ}
         child.container = name
         self.callback(docker, "rm", "--force", name)

@@ -1,4 +1,4 @@
-"""The books of a drill: from what processes, queue and ingress say to one row, with whatever does not add up.
+"""Reconciles messages and spans after a drill: from what processes, queue and ingress say to a row with the problems.
 
 Nothing here talks to anything: account() gets the evidence and computes. What it is to find is in test_accounting.py.
 """
@@ -19,8 +19,8 @@ GOLDEN = {"SERVER", "PRODUCER", "CLIENT"}  # what the API makes of an accepted r
 WINDOW_SECONDS = 5
 
 
-class Answer(NamedTuple):
-    """What one request got: status is None when no answer came; at is time.monotonic() when it came."""
+class Response(NamedTuple):
+    """What one request got: status is None when no response came; at is time.monotonic() when it came."""
 
     status: int | None
     at: float
@@ -49,11 +49,11 @@ class Life(NamedTuple):
 class Evidence:
     """Everything a drill has collected; times are time.monotonic()."""
 
-    answers: list = field(default_factory=list)
+    responses: list = field(default_factory=list)
     sent: dict = field(default_factory=dict)  # {message id: request id or ""} that the drill put on the queue itself
     deliveries: list = field(default_factory=list)
     dead_letters: dict = field(default_factory=dict)  # {message id: request id or ""}
-    function_log: str = ""
+    function_logs: list = field(default_factory=list)  # one of each sandbox
     api_log: str = ""
     spans: list = field(default_factory=list)  # accepted by the ingress, in order, repeats included
     refused: list = field(default_factory=list)  # shown to the ingress and not accepted
@@ -69,13 +69,13 @@ class Evidence:
 
 @dataclass
 class Row:
-    """One line of the table; problems is empty when everything adds up."""
+    """One line of the table; problems is empty when everything reconciles."""
 
     fault: str
     accepted: int
     ambiguous: int
     processed: int  # messages
-    requests: int  # that those messages are of; a send whose answer was lost makes two messages of one
+    requests: int  # that those messages are of; a send whose response was lost makes two messages of one
     dead_lettered: int
     ended: int
     received: int
@@ -93,46 +93,47 @@ class Row:
 def account(fault, evidence):
     """Return the Row of a drill."""
     problems = []
-    books = _Books(evidence, problems)
-    books.messages()
-    books.reports()
-    ended, received, dropped = books.spans()
-    uncounted = books.metrics()
-    books.traces(sum(dropped.values()))
+    both = _Reconciliation(evidence, problems)
+    both.messages()
+    both.reports()
+    ended, received, dropped = both.spans()
+    uncounted = both.metrics()
+    both.traces(sum(dropped.values()))
     return Row(
         fault=fault,
-        accepted=len(books.accepted) + len(evidence.sent),
-        ambiguous=books.ambiguous,
-        processed=len({message for _, message in books.lines}),
-        requests=len({request for request, _ in books.lines}),
+        accepted=len(both.accepted) + len(evidence.sent),
+        ambiguous=both.ambiguous,
+        processed=len({message for _, message in both.lines}),
+        requests=len({request for request, _ in both.lines}),
         dead_lettered=len(evidence.dead_letters),
         ended=ended,
         received=received,
-        twice=len(evidence.spans) - len(books.unique),
+        twice=len(evidence.spans) - len(both.unique),
         dropped=dropped,
         uncounted=uncounted,
         problems=problems,
     )
 
 
-class _Books:
+class _Reconciliation:
     def __init__(self, evidence, problems):
         self.evidence, self.problems = evidence, problems
-        self.accepted = [answer for answer in evidence.answers if answer.status == 202]
-        # A 503 may be for a message that SQS has taken, too: its answer may have been what was lost.
-        self.ambiguous = sum(answer.status in (None, 500, 502, 503) for answer in evidence.answers)
-        self.lines = ONBOARDED.findall(evidence.function_log)
+        self.accepted = [response for response in evidence.responses if response.status == 202]
+        # A 503 may be for a message that SQS has taken, too: its response may have been what was lost.
+        self.ambiguous = sum(response.status in (None, 500, 502, 503) for response in evidence.responses)
+        self.function_log = "".join(evidence.function_logs)
+        self.lines = ONBOARDED.findall(self.function_log)
         self.unique = {span.span_id: span for span in evidence.spans}
 
-    def check(self, truth, sentence):
+    def check(self, truth, problem):
         if not truth:
-            self.problems.append(sentence)
+            self.problems.append(problem)
 
     def messages(self):
         """M1: accepted <= processed + dead-lettered (+ visible: none by now) <= accepted + ambiguous, in requests."""
         evidence = self.evidence
         located = {message: request for request, message in self.lines} | evidence.dead_letters
-        wanted = {answer.message_id: answer.request_id for answer in self.accepted} | evidence.sent
+        wanted = {response.message_id: response.request_id for response in self.accepted} | evidence.sent
         missing = set(wanted) - set(located)
         self.check(not missing, f"M1: {len(missing)} accepted messages are nowhere")
         known = set(wanted.values())
@@ -177,50 +178,53 @@ class _Books:
 
         An invocation that died counts with the records it got to, though the span of the last may not have ended.
         """
-        answered = [delivery for delivery in self.evidence.deliveries if delivery.failed is not None]
-        ended = sum(len(delivery.records) + 1 for delivery in answered)
-        died = DIED_INVOCATION.findall(self.evidence.function_log)
+        completed = [delivery for delivery in self.evidence.deliveries if delivery.failed is not None]
+        ended = sum(len(delivery.records) + 1 for delivery in completed)
+        died = DIED_INVOCATION.findall(self.function_log)
         own = [span for span in self.unique.values() if span.service == "onboarding-lambda"]
         received = sum(span.attributes["faas.invocation_id"] not in died for span in own)
         accepted, dropped = 0, Counter()
-        runtimes = self.evidence.function_log.split(NEW_RUNTIME)
-        for number, log in enumerate(runtimes, 1):
+        logs = [(log, runtimes[-1] is log) for runtimes in self._runtimes() for log in runtimes]
+        for log, is_newest in logs:
             remaining = 0
             for complete, incomplete, left, reasons in FLUSH.findall(log):
                 accepted += int(complete or incomplete)
                 remaining = int(left or 0)
                 for reason in reasons.split(",") if reasons not in ("", "none") else ():
                     dropped[reason.split(":")[0]] += int(reason.split(":")[1])
-            dropped["died with process" if number < len(runtimes) else "still kept"] += remaining
+            dropped["still kept" if is_newest else "died with process"] += remaining
         self.check(not dropped["still kept"], f"T1: the function still keeps {dropped['still kept']} spans")
         counted = accepted + sum(dropped.values())
         self.check(counted == ended, f"T1: the function's flushes speak of {counted} spans, {ended} have ended")
-        log = self.evidence.function_log
-        begun = sum(len(set(re.findall(rf"{invocation}\t.* message_id=(\S+)", log))) for invocation in died)
+        begun = sum(len(set(re.findall(rf"{one}\t.* message_id=(\S+)", self.function_log))) for one in died)
         arrived = len(own) - received
         dropped["died with process"] += max(begun - arrived, 0)
         return ended + max(begun, arrived), len(own), dropped
 
+    def _runtimes(self):
+        """Return the logs of each sandbox's runtimes, one after the other."""
+        return [log.split(NEW_RUNTIME) for log in self.evidence.function_logs]
+
     def _api_spans(self):
-        """Return (expected, received, lost): three spans for every accepted request; lost are the requests' answers."""
+        """Return (expected, received, lost): three spans for every accepted request; lost: a response for each lost."""
         kinds = {}
         for span in self.unique.values():
             if span.service == "onboarding-api":
                 kinds.setdefault(span.trace_id, []).append(span.kind)
         lost = []
-        for answer in self.accepted:
-            found = kinds.get(answer.trace_id, [])
+        for response in self.accepted:
+            found = kinds.get(response.trace_id, [])
             self.check(len(found) == len(set(found)) and GOLDEN.issuperset(found), f"T1: a request has spans {found}")
-            lost += [answer] * (3 - len(found))
+            lost += [response] * (3 - len(found))
         return 3 * len(self.accepted), 3 * len(self.accepted) - len(lost), lost
 
     def _unspoken_of(self, count, api_lost):
         """Return {reason: n} for spans that no line counts: what a killed process held, what the API could not send."""
-        outside = sum(not self._during_a_fault(answer.at) for answer in api_lost)
+        outside = sum(not self._during_a_fault(response.at) for response in api_lost)
         self.check(not outside, f"T1: {outside} spans of the API are missing from outside the fault")
         reasons, killed = Counter(), self.evidence.killed
         if "otel-collector" in killed:
-            # What it accepted after the last look at its books shows only where nothing else explains it.
+            # What it accepted after it was last asked shows only where nothing else explains it.
             of_the_function = count - len(api_lost)
             unseen = of_the_function if of_the_function <= self._held() else 0
             reasons["died with process"] = max(min(count, self._never_left_the_collector()), unseen)
@@ -254,8 +258,8 @@ class _Books:
         self.check(calls == durations, f"T2: calls and durations differ: {_difference(calls, durations)}")
         uncounted = sum(life.accepted for life in self.evidence.lives) - calls.total()
         a_life_ended = any(life.ended for life in self.evidence.lives)
-        late = 3 * sum(self._during_a_fault(answer.at) for answer in self.evidence.answers) + self._held()
-        late = late if a_life_ended else 0  # what came after the last flush of RED, or the last look at the books
+        late = 3 * sum(self._during_a_fault(response.at) for response in self.evidence.responses) + self._held()
+        late = late if a_life_ended else 0  # what came after the last flush of RED, or after it was last asked
         self.check(uncounted >= -late, f"T2: {-uncounted} calls more than spans")
         self.check(uncounted <= late, f"T2: {uncounted} spans are not in calls")
         self.check(calls.total() == compact.total() or a_life_ended, "T2: the two sets of metrics differ")
@@ -269,7 +273,7 @@ class _Books:
 
     def traces(self, lost):
         """T3: every processed message has SERVER -> PRODUCER -> CONSUMER in one trace, but for the spans lost."""
-        traces, spans = {answer.message_id: answer.trace_id for answer in self.accepted}, self.unique
+        traces, spans = {response.message_id: response.trace_id for response in self.accepted}, self.unique
         onboarded, complete = {message for _, message in self.lines} & traces.keys(), set()
         for span in spans.values():
             message = span.attributes.get("messaging.message.id")

@@ -1,13 +1,9 @@
 """The stack the drills share, and the table at the end."""
 
-from pathlib import Path
-
 import pytest
 
-from drill import Drill
-from stack import Stack
+from drill import Drill, Keeper
 
-HANDLER = (Path(__file__).parent, "faulty.handler")
 COLUMNS = (
     "fault",
     "accepted",
@@ -20,29 +16,6 @@ COLUMNS = (
     "verdict",
 )
 ROWS = []
-
-
-class Keeper:
-    """Hands out the stack; a new one after a drill that has failed."""
-
-    def __init__(self, directory):
-        self._directory = directory
-        self._number = 0
-        self._stack = None
-
-    def stack(self):
-        """Return the running stack."""
-        if not self._stack:
-            self._number += 1
-            run_dir = self._directory / str(self._number)
-            self._stack = Stack(run_dir, visibility_timeout=2, handler=HANDLER).__enter__()
-        return self._stack
-
-    def stop(self):
-        """Stop the stack if there is one."""
-        if self._stack:
-            self._stack.close()
-        self._stack = None
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +41,7 @@ def drill(request, keeper):
     if request.session.testsfailed > failed_before:
         keeper.stop()
     else:
-        assert started.row, "the drill was not accounted for"
+        assert started.row, "the drill was not reconciled"
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -90,5 +63,5 @@ def _cells(row):
     requests = f" ({row.requests} requests)" if row.requests != row.processed else ""
     numbers = (f"{row.processed}{requests}", row.dead_lettered, row.ended, received)
     dropped = ", ".join(f"{reason} {count}" for reason, count in row.dropped.items()) or "none"
-    verdict = "; ".join(row.problems) or "adds up"
+    verdict = "; ".join(row.problems) or "reconciles"
     return (row.fault, f"{row.accepted}{ambiguous}", *map(str, numbers), dropped, str(row.uncounted), verdict)

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import itertools
 import json
 import re
 import signal
@@ -20,25 +21,55 @@ from google.rpc import error_details_pb2, status_pb2
 import event_source_mapping
 import flood
 import shipped
-from accounting import NEW_RUNTIME, Answer, Delivery, Evidence, Life, account
+from accounting import Delivery, Evidence, Life, Response, account
 from proxy import Proxy
-from stack import poll_until
+from stack import Stack, Task, poll_until
 
 # Longer than the API keeps a span without trying to send it, and than a try: OTEL_BSP_SCHEDULE_DELAY, OTLP_TIMEOUT.
 QUIET_SECONDS = 3.5
 PATIENCE = 120  # seconds; the machine may be busy with other things
+HANDLER = (Path(__file__).parent, "faulty.handler")
+
+
+class Keeper:
+    """Hands out the stack of the drills; a new one after a drill that has failed. options: the Stack's."""
+
+    def __init__(self, directory, **options):
+        self._directory = directory
+        self._options = {"visibility_timeout": 2, "handler": HANDLER, **options}
+        self._number = 0
+        self._stack = None
+
+    def stack(self):
+        """Return the running stack."""
+        if not self._stack:
+            self._number += 1
+            self._stack = Stack(self._directory / str(self._number), **self._options).__enter__()
+        return self._stack
+
+    def stop(self):
+        """Stop the stack if there is one."""
+        if self._stack:
+            self._stack.close()
+        self._stack = None
 
 
 class Drill:
-    """Drives a stack that others have left clean, and collects the Evidence; starts with a fresh Collector."""
+    """Drives a stack that others have left clean, and collects the Evidence; starts with a fresh Collector.
+
+    tasks: where requests are sent, in turn, and Collectors are asked; a drill may change it.
+    """
 
     def __init__(self, stack, fault):
         self.stack = stack
         self.row = None
         self.evidence = Evidence()
+        self.tasks = [Task(stack.api, stack.collector, "127.0.0.1", stack.ports)]
+        self._turns = itertools.count()
         self._fault = fault
-        self._in_process_log = ""
-        self._offsets = {child: child.log_file.stat().st_size for child in (stack.api, stack.function, stack.collector)}
+        self._in_process_logs = []
+        children = (stack.api, stack.collector, *stack.functions)
+        self._offsets = {child: child.log_file.stat().st_size for child in children}
         stack.mapping.observe = self._observe
         stack.ingress.responder = None
         stack.collector.stop()
@@ -48,10 +79,11 @@ class Drill:
     # Load
 
     def post(self, path="/customers", headers=(), body=None, method="POST", **fields):
-        """Send one request; return its Answer."""
+        """Send one request; return its Response."""
         body = body or json.dumps({"customer_id": "TEST-001", **fields}).encode()
         began = time.monotonic()
-        connection = http.client.HTTPConnection("127.0.0.1", self.stack.ports.api, timeout=20)
+        task = self.tasks[next(self._turns) % len(self.tasks)]
+        connection = http.client.HTTPConnection(task.host, task.ports.api, timeout=20)
         try:
             connection.request(method, path, body, {"Content-Type": "application/json", **dict(headers)})
             response = connection.getresponse()
@@ -62,12 +94,12 @@ class Drill:
             connection.close()
         queued = json.loads(content) if status == 202 else {}
         ids = {key: queued[key] for key in ("request_id", "message_id", "trace_id") if queued}
-        answer = Answer(status, time.monotonic(), time.monotonic() - began, **ids)
-        self.evidence.answers.append(answer)
-        return answer
+        posted = Response(status, time.monotonic(), time.monotonic() - began, **ids)
+        self.evidence.responses.append(posted)
+        return posted
 
     def load(self, count, threads=4, **request):
-        """Send count requests; return their Answers."""
+        """Send count requests; return their Responses."""
         with ThreadPoolExecutor(threads) as pool:
             return list(pool.map(lambda _: self.post(**request), range(count)))
 
@@ -99,7 +131,7 @@ class Drill:
         return message["MessageId"]
 
     def invoke(self, records):
-        """Call the function with records past the queue, each of them accepted from now on; return its raw answer."""
+        """Call the function with records past the queue, each of them accepted from now on; return its raw response."""
         self._note(records)
         return self.stack.mapping.invoke(records)
 
@@ -117,20 +149,20 @@ class Drill:
             check=False,
         )
         assert run.returncode == 0, run.stderr
-        self._in_process_log += NEW_RUNTIME + run.stderr
-        for number, answer in enumerate(json.loads(run.stdout)):
+        self._in_process_logs.append(run.stderr)
+        for number, result in enumerate(json.loads(run.stdout)):
             delivered = records if number == 0 else []
             self._note(delivered)
-            self._observe(delivered, json.dumps(answer).encode())
+            self._observe(delivered, json.dumps(result).encode())
 
     def _note(self, records):
         for record in records:
             self.evidence.sent.setdefault(record["messageId"], json.loads(record["body"])["request_id"])
 
-    def _observe(self, records, answer):
+    def _observe(self, records, response):
         counts = [(record["messageId"], int(record["attributes"]["ApproximateReceiveCount"])) for record in records]
-        died = not answer.startswith(b'{"batchItemFailures"')
-        failed = None if died else event_source_mapping.failed_ids(answer, [message for message, _ in counts])
+        died = not response.startswith(b'{"batchItemFailures"')
+        failed = None if died else event_source_mapping.failed_ids(response, [message for message, _ in counts])
         self.evidence.deliveries.append(Delivery(time.monotonic(), counts, failed))
 
     # Faults
@@ -146,10 +178,11 @@ class Drill:
         finally:
             self.evidence.faults.append((began, time.monotonic()))
 
-    def stop_collector(self, kill=False):
-        """End the Collector, in order or not; its books are read just before."""
-        accepted = self.collector_counts("receiver_accepted_spans")
-        self.stack.collector.stop(*([signal.SIGKILL] if kill else []))
+    def stop_collector(self, kill=False, task=None):
+        """End the Collector (of a task), in order or not; what it says it has accepted is read just before."""
+        task = task or self.tasks[0]
+        accepted = self.collector_counts("receiver_accepted_spans", [task])
+        task.collector.stop(*([signal.SIGKILL] if kill else []))
         self.evidence.lives.append(Life(accepted, "killed" if kill else "stopped"))
 
     @contextlib.contextmanager
@@ -196,8 +229,8 @@ class Drill:
             process.resume()
 
     @contextlib.contextmanager
-    def ingress(self, answer, final=False):
-        """Let the ingress answer as answer(context, spans) does while the block runs; see Ingress.
+    def ingress(self, responder, final=False):
+        """Let the ingress respond as responder(context, spans) does while the block runs; see Ingress.
 
         final: what it does not accept is not sent again.
         """
@@ -205,7 +238,7 @@ class Drill:
         def noted(context, spans):
             accepted = ()
             try:
-                accepted = answer(context, spans)
+                accepted = responder(context, spans)
             finally:
                 kept = {span.span_id for span in accepted}
                 if final:
@@ -245,18 +278,20 @@ class Drill:
 
     # Evidence
 
-    def collector_counts(self, name):
-        """Return one of the Collector's own metrics about spans, such as receiver_accepted_spans; 0 until it exists."""
-        url = f"http://127.0.0.1:{self.stack.ports.collector_metrics}/metrics"
-        with urllib.request.urlopen(url, timeout=20) as response:
-            lines = response.read().decode().splitlines()
+    def collector_counts(self, name, tasks=None):
+        """Return one of the Collectors' own metrics about spans, such as receiver_accepted_spans; 0 until it exists."""
+        lines = []
+        for task in tasks or self.tasks:
+            url = f"http://127.0.0.1:{task.ports.collector_metrics}/metrics"
+            with urllib.request.urlopen(url, timeout=20) as response:
+                lines += response.read().decode().splitlines()
         found = [line for line in lines if re.match(rf"otelcol_{name}(_total)?({{|$| )", line)]
         return round(sum(float(line.split()[-1]) for line in found if 'data_type="metrics"' not in line))
 
     def log(self, child):
         """Return what a program has logged since the drill began."""
         with child.log_file.open("rb") as file:
-            file.seek(self._offsets[child])
+            file.seek(self._offsets.get(child, 0))
             return file.read().decode(errors="replace")
 
     def drain(self):
@@ -279,19 +314,22 @@ class Drill:
 
     def _queued(self):
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-        answer = self.stack.sqs.get_queue_attributes(QueueUrl=self.stack.queue_url, AttributeNames=names)
-        return sum(map(int, answer["Attributes"].values()))
+        response = self.stack.sqs.get_queue_attributes(QueueUrl=self.stack.queue_url, AttributeNames=names)
+        return sum(map(int, response["Attributes"].values()))
 
     def _nothing_kept(self):
-        flushes = re.findall(r"Flush (?:complete|incomplete) .*", self.log(self.stack.function))
-        if not flushes or "incomplete" not in flushes[-1] or "remaining=0" in flushes[-1]:
-            return True
-        self.post()
-        time.sleep(1)  # between two requests, not for anything
-        return False
+        keeping = [number for number, function in enumerate(self.stack.functions) if self._keeps(function)]
+        for number in keeping:
+            self.stack.mapping.invoke([], number)
+        time.sleep(bool(keeping))  # between two invocations, not for anything
+        return not keeping
+
+    def _keeps(self, function):
+        flushes = re.findall(r"Flush (?:complete|incomplete) .*", self.log(function))
+        return bool(flushes) and "incomplete" in flushes[-1] and "remaining=0" not in flushes[-1]
 
     def account(self):
-        """Settle, and return the Row; raises AssertionError with what does not add up after a while."""
+        """Settle, and return the Row; raises AssertionError with what does not reconcile after a while."""
         self.settle()
         deadline = time.monotonic() + 20
         while (row := self._account()).problems and time.monotonic() < deadline:
@@ -302,12 +340,13 @@ class Drill:
 
     def _account(self):
         evidence, ingress = self.evidence, self.stack.ingress
-        evidence.function_log = self._in_process_log + NEW_RUNTIME + self.log(self.stack.function)
-        evidence.api_log = self.log(self.stack.api)
+        evidence.function_logs = [*self._in_process_logs, *map(self.log, self.stack.functions)]
+        evidence.api_log = "".join(self.log(task.api) for task in self.tasks)
         evidence.dead_letters |= self._empty(self.stack.dead_letter_queue_url)
         evidence.spans, evidence.points = ingress.spans(), ingress.points()
         ended = [life for life in evidence.lives if life.ended]
-        evidence.lives = [*ended, Life(self.collector_counts("receiver_accepted_spans"))]
+        running = [Life(self.collector_counts("receiver_accepted_spans", [task])) for task in self.tasks]
+        evidence.lives = [*ended, *running]
         return account(self._fault, evidence)
 
     def _empty(self, queue_url):
@@ -322,19 +361,19 @@ class Drill:
 
 
 def refuse(code, retry_after=None):
-    """Return an answer for the ingress: this status code; retry_after: seconds for google.rpc.RetryInfo.
+    """Return a responder for the ingress: this status code; retry_after: seconds for google.rpc.RetryInfo.
 
     https://opentelemetry.io/docs/specs/otlp/#otlpgrpc-throttling
     """
 
-    def answer(context, spans):
+    def responder(context, spans):
         if retry_after is not None:
             status = status_pb2.Status(code=code.value[0], message="as the drill asked")
             status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay={"seconds": retry_after}))
             context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
         context.abort(code, "as the drill asked")
 
-    return answer
+    return responder
 
 
 UNAVAILABLE = refuse(grpc.StatusCode.UNAVAILABLE)

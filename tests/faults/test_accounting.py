@@ -1,15 +1,15 @@
-"""The books themselves: what adds up is accepted, and every kind of loss, repeat and lie is found."""
+"""The reconciliation itself: what reconciles is accepted, and every kind of loss, repeat and lie is found."""
 
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-from accounting import Answer, Delivery, Evidence, Life, account
+from accounting import Delivery, Evidence, Life, Response, account
 from ingress import Point, Span
 
 INVOCATION = "0b4c"
-FLUSH = "Flush complete accepted=3\n"
+FLUSH, KEPT = "Flush complete accepted=3\n", "accepted=2 remaining=1"
 
 
 def span(name, kind, service, trace_id, span_id, parent="", **attributes):
@@ -50,13 +50,18 @@ def evidence():
         ]
     lines = [f"onboarded customer_id=c request_id=r{n} message_id=m{n} trace_id=t{n}\n" for n in "12"]
     return Evidence(
-        answers=[Answer(202, 10.0, 0.1, f"r{number}", f"m{number}", f"t{number}") for number in "12"],
+        responses=[Response(202, 10.0, 0.1, f"r{number}", f"m{number}", f"t{number}") for number in "12"],
         deliveries=[Delivery(11.0, [("m1", 1), ("m2", 1)], set())],
-        function_log="".join(lines) + FLUSH,
+        function_logs=["".join(lines) + FLUSH],
         spans=spans,
         points=points(spans),
         lives=[Life(9)],
     )
+
+
+def in_the_log(evidence, change):
+    """Change the log of the function's only sandbox."""
+    evidence.function_logs = [change(log) for log in evidence.function_logs]
 
 
 def lose(evidence, name):
@@ -65,7 +70,7 @@ def lose(evidence, name):
 
 
 def lose_an_onboarding(evidence):
-    evidence.function_log = evidence.function_log.split("\n", 1)[1]
+    in_the_log(evidence, lambda log: log.split("\n", 1)[1])
 
 
 def drop_from_red(evidence):
@@ -78,7 +83,7 @@ def process_in_another_trace(evidence):
 
 
 def deliver_once_and_onboard_twice(evidence):
-    evidence.function_log = evidence.function_log.split("\n", 1)[0] + "\n" + evidence.function_log
+    in_the_log(evidence, lambda log: log.split("\n", 1)[0] + "\n" + log)
 
 
 def lie_about_the_receive_count(evidence):
@@ -87,7 +92,7 @@ def lie_about_the_receive_count(evidence):
     evidence.spans[index] = evidence.spans[index]._replace(attributes=attributes)
 
 
-def test_what_arrived_adds_up(evidence):
+def test_what_arrived_reconciles(evidence):
     row = account("none", evidence)
     assert (row.problems, row.accepted, row.processed) == ([], 2, 2)
     assert (row.ended, row.received, row.lost, row.uncounted, row.twice) == (9, 9, 0, 0, 0)
@@ -98,23 +103,19 @@ def test_what_arrived_adds_up(evidence):
     [
         pytest.param(lose_an_onboarding, "M1: 1 accepted messages are nowhere", id="accepted and not processed"),
         pytest.param(lose_an_onboarding, "M2: 1 messages were reported as successful", id="reported and not processed"),
-        pytest.param(lambda e: e.answers.pop(), "M1: 1 messages nobody sent", id="processed and never sent"),
+        pytest.param(lambda e: e.responses.pop(), "M1: 1 messages nobody sent", id="processed and never sent"),
         pytest.param(deliver_once_and_onboard_twice, "M2: 1 messages were onboarded again", id="processed twice"),
         pytest.param(lie_about_the_receive_count, "M2: spans of deliveries that never were", id="receive count"),
         pytest.param(lambda e: lose(e, "sqs.batch"), "T1: 1 spans are missing without a reason", id="function's span"),
         pytest.param(lambda e: lose(e, "sqs.send"), "T1: 1 spans of the API are missing", id="API's span"),
         pytest.param(lambda e: e.spans.append(e.spans[0]), "T1: 1 spans arrived twice", id="span twice"),
         pytest.param(
-            lambda e: setattr(e, "function_log", e.function_log.replace("accepted=3", "accepted=2")),
+            lambda e: in_the_log(e, lambda log: log.replace("accepted=3", "accepted=2")),
             "T1: the function's flushes speak of 2 spans, 3 have ended",
             id="flush that hides a span",
         ),
         pytest.param(
-            lambda e: setattr(
-                e,
-                "function_log",
-                e.function_log.replace(FLUSH, "Flush incomplete accepted=2 remaining=1 dropped=none c"),
-            ),
+            lambda e: in_the_log(e, lambda log: log.replace(FLUSH, f"Flush incomplete {KEPT} dropped=none c")),
             "T1: the function still keeps 1 spans",
             id="span still kept",
         ),
@@ -127,7 +128,7 @@ def test_what_arrived_adds_up(evidence):
         pytest.param(process_in_another_trace, "T3: message m1 was processed in another trace", id="another trace"),
     ],
 )
-def test_what_does_not_add_up_is_found(evidence, change, problem):
+def test_what_does_not_reconcile_is_found(evidence, change, problem):
     change(evidence)
     assert any(found.startswith(problem) for found in account("some", evidence).problems)
 
@@ -136,7 +137,7 @@ def test_what_the_function_counts_as_dropped_is_a_reason(evidence):
     lose(evidence, "sqs.batch")
     evidence.lives, evidence.points = [Life(8)], points(evidence.spans)
     line = "Flush incomplete accepted=2 remaining=0 dropped=oversized:1 cause=none\n"
-    evidence.function_log = evidence.function_log.replace(FLUSH, line)
+    in_the_log(evidence, lambda log: log.replace(FLUSH, line))
     row = account("oversized", evidence)
     assert (row.problems, row.dropped) == ([], {"oversized": 1})
 
@@ -163,3 +164,15 @@ def test_what_a_killed_collector_held_is_a_reason_and_no_more_than_that(evidence
     evidence.lives, evidence.points = [Life(8, "killed"), Life(0)], points(evidence.spans)
     assert not account("accepted after the last look", evidence).problems
     assert account("at another time", replace(evidence, faults=[(100.0, 101.0)])).problems
+
+
+def test_each_sandbox_counts_for_itself_and_only_its_last_runtime_still_keeps_spans(evidence):
+    log, kept = evidence.function_logs[0], f"Flush incomplete {KEPT} dropped=none cause=c\n"
+    evidence.function_logs = [log.replace(FLUSH, ""), FLUSH]
+    assert account("two sandboxes", evidence).problems == []
+    evidence.function_logs = [log.replace(FLUSH, kept), ""]
+    assert "T1: the function still keeps 1 spans" in account("one keeps a span", evidence).problems
+    evidence.function_logs = [log.replace(FLUSH, kept) + "INIT START(", ""]
+    lose(evidence, "sqs.batch")
+    evidence.lives, evidence.points = [Life(8)], points(evidence.spans)
+    assert account("its runtime has ended", evidence).dropped == {"died with process": 1}

@@ -25,7 +25,7 @@ def test_sqs_slow(drill):
 def test_sqs_fails(drill):
     with drill.proxy(drill.stack.api, SQS) as proxy:
         with drill.fault():
-            proxy.mode, proxy.reply = "answer", ERROR
+            proxy.mode, proxy.reply = "respond", ERROR
             answers = drill.load(10)
         proxy.mode = "pass"
         drill.load(10)

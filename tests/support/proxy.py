@@ -9,14 +9,16 @@ import time
 class Proxy:
     """Listens on 127.0.0.1:port and passes everything on to 127.0.0.1:target; a context manager.
 
-    mode is "pass", "black hole" (reads everything, passes nothing on), "deaf" (passes requests on, swallows what is
-    answered), "refuse" (resets every new connection) or "answer" (answers every request with the bytes in reply, and
-    closes). delay: seconds that every piece of an answer is late. Changes count at once, for open connections, too.
+    targets can be changed: each new connection goes to the next (host, port), as with a name of several addresses.
+    mode is "pass", "black hole" (reads everything, passes nothing on), "deaf" (passes requests on, swallows the
+    responses), "refuse" (resets every new connection) or "respond" (responds to every request with the bytes in reply,
+    and closes). delay: seconds that every piece of a response is late. Changes count at once, for open connections,
+    too. accepted: how many connections there have been.
     """
 
     def __init__(self, target):
-        self.mode, self.delay, self.reply = "pass", 0, b""
-        self._target = target
+        self.mode, self.delay, self.reply, self._accepted = "pass", 0, b"", 0
+        self.targets = [("127.0.0.1", target)]
         self._dead, self._open, self._threads = set(), set(), []
         self._over = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -47,6 +49,7 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                self._accepted += 1
                 if self.mode == "refuse":
                     _reset(client)
                 else:
@@ -54,7 +57,7 @@ class Proxy:
 
     def _connect(self, client):
         try:
-            server = socket.create_connection(("127.0.0.1", self._target), timeout=10)
+            server = socket.create_connection(self.targets[self._accepted % len(self.targets)], timeout=10)
         except OSError:
             return _reset(client)
         server.settimeout(None)
@@ -62,15 +65,15 @@ class Proxy:
         self._start(self._pump, server, client, True)
         self._pump(client, server, False)
 
-    def _pump(self, source, sink, is_answer):
+    def _pump(self, source, sink, is_response):
         with contextlib.suppress(OSError):
             while piece := source.recv(65536):
-                if self.mode == "answer" and not is_answer:
+                if self.mode == "respond" and not is_response:
                     source.sendall(self.reply)
                     break
-                if is_answer:
+                if is_response:
                     time.sleep(self.delay)
-                if not (source in self._dead or self.mode == "black hole" or (self.mode == "deaf" and is_answer)):
+                if not (source in self._dead or self.mode == "black hole" or (self.mode == "deaf" and is_response)):
                     sink.sendall(piece)
         if source in self._dead:
             self._over.wait()  # neither end hears from the other again
