@@ -38,14 +38,16 @@ images: ## build the three images with Docker for ARCH (amd64 or arm64)
 	  docker build --platform linux/$(ARCH) $(BUILD_OPTIONS) -t $${image%:*}:local -f $${image#*:}/Dockerfile .
 	done
 
-lint: .venv/installed ## check style and types
-	@.venv/bin/ruff check . tests/deployment/shims/aws
+lint: ## check style, types, images and workflows
+	@$(call install,lint)
+	.venv/bin/ruff check . tests/deployment/shims/aws
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy infrastructure/local
 	.venv/bin/mypy --strict onboarding-lambda
 	.venv/bin/shellcheck $$(git ls-files '*.sh' .ci/run) tests/deployment/shims/{curl,docker,sleep}
 	.venv/bin/cfn-lint infrastructure/foundation.yaml
 	.venv/bin/hadolint $$(git ls-files '*Dockerfile')
+	.tools/actionlint -shellcheck .venv/bin/shellcheck -pyflakes=
 
 lock: .venv/installed ## resolve the dependencies anew
 	@.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

@@ -1,6 +1,6 @@
-"""Installs what make demo and make test need, once, into .venv/ and .tools/: what is there already is left alone.
+"""Installs what make demo, make test and make lint need, once, into .venv/ and .tools/: what is there is left alone.
 
-Usage: install.py demo|test|python|viewer   (demo: what test needs, and a free port; viewer: the trace viewer alone)
+Usage: install.py demo|test|lint|python|viewer   (demo: what test needs, and a free port; viewer: that alone)
 
 Interrupted, it goes on where it was when called again. Standard library only.
 """
@@ -38,11 +38,18 @@ GO_WHEEL = (
 # It carries AWS's Runtime Interface Emulator as a static binary; nothing else of it is used.
 EMULATOR_WHEEL = "aws-sam-cli==1.170.0 --hash=sha256:24ebaf5ecba38dc1758089968cb89ab61e124b84e92a344fc7a2771a47f4d0bf"
 VIEWER = "github.com/CtrlSpice/otel-desktop-viewer"
+ACTIONLINT = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12"  # checks .github/workflows
 
 VENV = ROOT / ".venv"
 COLLECTOR, EMULATOR, VIEWER_PROGRAM = TOOLS / "otelcol", TOOLS / "aws-lambda-rie", TOOLS / "otel-desktop-viewer"
 WORK = TOOLS / "install"  # logs, and the caches until nothing needs them any more
-MEGABYTES = {"Python packages": 1200, "Lambda emulator": 100, "Collector": 1800, "Trace viewer": 1800}
+MEGABYTES = {
+    "Python packages": 1200,
+    "Lambda emulator": 100,
+    "Collector": 1800,
+    "Trace viewer": 1800,
+    "actionlint": 400,
+}
 COMPILERS = "on Debian and Ubuntu: apt-get install gcc g++"
 PLAIN_EVERY = 10  # seconds between two reports where there is no terminal
 NO_NETWORK = re.compile(
@@ -233,6 +240,12 @@ def install_viewer(step: Step) -> None:
     program.replace(VIEWER_PROGRAM)
 
 
+def install_actionlint(step: Step) -> None:
+    """Build actionlint, which only make lint needs."""
+    go, environment = go_toolchain(step)
+    step.do("building", [go, "install", "-v", ACTIONLINT], compiled(), env=environment | {"GOBIN": str(TOOLS)})
+
+
 def missing_compiler() -> str | None:
     """Return the compiler that the viewer needs and that is not there, or None."""
     compilers = os.environ.get("CC") or "gcc", os.environ.get("CXX") or "g++"
@@ -299,7 +312,9 @@ def missing_steps(target: str) -> list[Step]:
     installed, lock = VENV / "installed", ROOT / "requirements.lock"
     if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
         steps.append(Step("Python packages", install_packages))
-    if target == "python":
+    if target == "lint" and not (TOOLS / "actionlint").exists():
+        steps.append(Step("actionlint", install_actionlint))
+    if target in ("python", "lint"):
         return steps
     if not EMULATOR.exists():
         steps.append(Step("Lambda emulator", install_emulator))
@@ -383,7 +398,7 @@ def main() -> int:
     """Install; return the exit status."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    if len(sys.argv) != 2 or sys.argv[1] not in ("demo", "test", "python", "viewer"):
+    if len(sys.argv) != 2 or sys.argv[1] not in ("demo", "test", "lint", "python", "viewer"):
         print(__doc__, file=sys.stderr)
         return 2
     try:
