@@ -78,3 +78,9 @@ def test_the_conventions_names_and_values_that_are_shown_are_theirs(conventions)
     enumerated = set().union(*filter(None, conventions.values()))
     assert shown
     assert [name for name in shown if name not in conventions and name not in enumerated] == []
+
+
+def test_what_is_said_to_be_missing_is_not_sent(sent):
+    missing = re.findall(r"no `([\w.]+)`", readmes.section(readmes.TELEMETRY, "### Spans"))
+    assert set(missing) == {"error.type", "cloud.account.id"}
+    assert not set(missing) & set(sent)
