@@ -153,7 +153,7 @@ def row(name, results, baseline):
 
 
 def recorded(name, variant, result):
-    """Return a sentence that says what the sinks got for one smoke request."""
+    """Return a note that says what the sinks got for one smoke request."""
     if not variant.reporter:
         return (
             f"{name}: nothing is recorded"

@@ -242,7 +242,7 @@ def row(name, measured):
 
 
 def memory(parts, loads, seconds, templates):
-    """Yield sentences: resident memory of a fresh Collector for each of {what: requests}; then those of sizes()."""
+    """Yield notes: resident memory of a fresh Collector for each of {what: requests}; then those of sizes()."""
     collectors = {what: Collector(parts, f"collector-{what.replace('/', ' per ')}") for what in loads}
     with started(*collectors.values()):
         sent = {what: send_for(seconds, collectors[what], requests) for what, requests in loads.items()}
@@ -302,7 +302,7 @@ class Meter:
 
 
 def sizes(parts, templates):
-    """Yield sentences: bytes per span on the wire by batch and compression, HTTP/2 included, TLS not.
+    """Yield notes: bytes per span on the wire by batch and compression, HTTP/2 included, TLS not.
 
     The far end is a Collector, too, because Python's gRPC server knows neither snappy nor zstd.
     """

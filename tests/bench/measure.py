@@ -96,14 +96,14 @@ def _run(*command):
 
 
 def installed(names):
-    """Return ({name: bin directory}, [a sentence for each that can't be installed])."""
-    found, sentences = {}, []
+    """Return ({name: bin directory}, [a note for each that can't be installed])."""
+    found, notes = {}, []
     for name in names:
         try:
             found[name] = environment_of(name)
         except RuntimeError as error:
-            sentences.append(f"{name} could not be installed and is not measured: {error}")
-    return found, sentences
+            notes.append(f"{name} could not be installed and is not measured: {error}")
+    return found, notes
 
 
 def machine():

@@ -42,7 +42,7 @@ class Parts(Stack):
         return Child("sqs", command, self._sqs_endpoint(), {}, self.run_dir)
 
     def ask_sinks(self, path="counts"):
-        """Return what the sinks answer."""
+        """Return what the sinks have counted."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.sinks_port}/{path}", timeout=30) as response:
             return json.load(response)
 
@@ -100,7 +100,7 @@ def with_bin(environment, directory: Path):
 
 
 class Worker:
-    """A program that answers each line on its standard input with a line of JSON."""
+    """A program that writes a line of JSON for each line on its standard input."""
 
     def __init__(self, name, command, environment, run_dir, cwd=None):
         self.name = name
@@ -111,11 +111,11 @@ class Worker:
         self.process = psutil.Process(self._process.pid)
 
     def ask(self, *words):
-        """Return the answer to a line of words; raises StackError when the program has ended."""
+        """Return the result of a line of words; raises StackError when the program has ended."""
         print(*words, file=self._process.stdin, flush=True)
-        if not (answer := self._process.stdout.readline()):
+        if not (result := self._process.stdout.readline()):
             raise StackError(f"{self.name} has died; its last words are in {self._log.name}")
-        return json.loads(answer)
+        return json.loads(result)
 
     def stop(self):
         """End the program."""

@@ -98,7 +98,7 @@ def send(drill, rate, seconds):
 
 
 def limit(row):
-    """Return a sentence that says where the processor's time goes."""
+    """Return a note that says where the processor's time goes."""
     cores = {name.removesuffix(", cores"): value for name, value in row.items() if name.endswith(", cores")}
     most = max(cores, key=cores.get)
     total = sum(cores.values())

@@ -1,4 +1,4 @@
-"""From a request at the API's door to the spans at the Coralogix stand-in."""
+"""From a request to the API to the spans at the Coralogix stand-in."""
 
 import json
 import uuid
@@ -18,20 +18,20 @@ def test_one_request_becomes_the_golden_trace(onboard, trace_with, route):
     assert view.tree(spans) == GOLDEN_TRACE.replace(f"{'POST /telemetry/smoke':<26}", f"{f'POST {route}':<26}")
 
 
-def test_the_answer_names_the_message_that_the_function_onboards(stack, onboard, log_lines):
-    answer = onboard("/customers")
-    assert list(answer) == ["customer_id", "message_id", "request_id", "status", "trace_id"]
-    ids = [f"{key}={answer[key]}" for key in ("customer_id", "request_id", "message_id")]
+def test_the_response_names_the_message_that_the_function_onboards(stack, onboard, log_lines):
+    response = onboard("/customers")
+    assert list(response) == ["customer_id", "message_id", "request_id", "status", "trace_id"]
+    ids = [f"{key}={response[key]}" for key in ("customer_id", "request_id", "message_id")]
     poll_until(lambda: log_lines(stack.function, "onboarded", *ids), "the onboarded line")
     assert len(log_lines(stack.function, "onboarded", *ids)) == 1
 
 
 def test_both_programs_log_the_trace(stack, onboard, log_lines):
-    answer = onboard()
-    producer = f"PRODUCER trace_id={answer['trace_id']} message_id={answer['message_id']}"
+    response = onboard()
+    producer = f"PRODUCER trace_id={response['trace_id']} message_id={response['message_id']}"
     assert log_lines(stack.api, producer)
     poll_until(
-        lambda: log_lines(stack.function, f"extracted traceparent 00-{answer['trace_id']}-"), "the extracted line"
+        lambda: log_lines(stack.function, f"extracted traceparent 00-{response['trace_id']}-"), "the extracted line"
     )
     poll_until(lambda: log_lines(stack.function, "Flush complete"), "the flush line")
     assert not log_lines(stack.function, "Flush incomplete")
@@ -58,30 +58,30 @@ EXPECTED_RESOURCE = {
 
 
 def test_spans_and_resources_carry_the_standard_attributes(onboard, trace_with):
-    answer = onboard()
-    spans = trace_with(answer["trace_id"], 4)
+    response = onboard()
+    spans = trace_with(response["trace_id"], 4)
     for span in spans:
         assert span.attributes.items() >= EXPECTED_ATTRIBUTES[span.name].items()
         assert span.resource.items() >= EXPECTED_RESOURCE[span.service].items()
     message_ids = {span.name: span.attributes.get("messaging.message.id") for span in spans}
-    assert message_ids["sqs.send"] == message_ids["sqs.process"] == answer["message_id"]
+    assert message_ids["sqs.send"] == message_ids["sqs.process"] == response["message_id"]
 
 
 def test_no_span_carries_the_customer(onboard, trace_with):
-    answer = onboard(email="someone@example.com")
-    for span in trace_with(answer["trace_id"], 4):
-        assert answer["customer_id"] not in str(span)
+    response = onboard(email="someone@example.com")
+    for span in trace_with(response["trace_id"], 4):
+        assert response["customer_id"] not in str(span)
         assert "someone@example.com" not in str(span)
 
 
 def test_a_batch_keeps_every_record_under_its_own_producer(stack, onboard, trace_with):
     with stack.mapping.disabled():
-        answers = [onboard() for _ in range(5)]
-    processed = [next(s for s in trace_with(a["trace_id"], 4) if s.name == "sqs.process") for a in answers]
+        responses = [onboard() for _ in range(5)]
+    processed = [next(s for s in trace_with(r["trace_id"], 4) if s.name == "sqs.process") for r in responses]
     assert len({span.attributes["faas.invocation_id"] for span in processed}) == 1, "not delivered as one batch"
 
     batch = the_batch_of(stack, processed[0])
-    sends = [next(s for s in trace_with(a["trace_id"], 4) if s.name == "sqs.send") for a in answers]
+    sends = [next(s for s in trace_with(r["trace_id"], 4) if s.name == "sqs.send") for r in responses]
     assert [span.parent_span_id for span in processed] == [send.span_id for send in sends]
     assert all(span.links == [(batch.trace_id, batch.span_id)] for span in processed)
     assert sorted(batch.links) == sorted((send.trace_id, send.span_id) for send in sends)
@@ -148,8 +148,8 @@ def the_batch_of(stack, process_span):
 
 def receive(stack, queue_url):
     """Return one message of a queue with its attributes, or None."""
-    answer = stack.sqs.receive_message(QueueUrl=queue_url, MessageAttributeNames=["All"])
-    return next(iter(answer.get("Messages", [])), None)
+    response = stack.sqs.receive_message(QueueUrl=queue_url, MessageAttributeNames=["All"])
+    return next(iter(response.get("Messages", [])), None)
 
 
 def at_least(count, spans):

@@ -19,13 +19,13 @@ class Connection:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
 
     def send(self, method, path, body, headers, expected):
-        """Return (seconds it took, the answer's body); raises RuntimeError for another status than the expected one."""
+        """Return (seconds it took, the response's body); raises RuntimeError for any status but the expected one."""
         began = time.perf_counter()
         self._connection.request(method, path, body, headers)
         response = self._connection.getresponse()
         content = response.read()
         if response.status != expected:
-            raise RuntimeError(f"{path} answered {response.status}: {content[:200]!r}")
+            raise RuntimeError(f"{path} responded {response.status}: {content[:200]!r}")
         return time.perf_counter() - began, content
 
 
@@ -41,9 +41,12 @@ def in_a_loop(port, request, count, connections=4):
 
 
 def at_a_rate(port, rate, seconds, connections):
-    """Send smoke requests at fixed points in time, however late; return [(seconds late and answered, answer), ...]."""
+    """Send smoke requests at fixed points in time, however late; return [(seconds, response), ...].
+
+    The seconds count from when a request was due.
+    """
     due = iter(range(round(rate * seconds)))
-    lock, start, answers = threading.Lock(), time.perf_counter(), []
+    lock, start, responses = threading.Lock(), time.perf_counter(), []
 
     def send(_):
         connection = Connection(port)
@@ -55,11 +58,11 @@ def at_a_rate(port, rate, seconds, connections):
             at = start + number / rate
             time.sleep(max(0.0, at - time.perf_counter()))
             _, content = connection.send(*SMOKE)
-            answers.append((time.perf_counter() - at, json.loads(content)))
+            responses.append((time.perf_counter() - at, json.loads(content)))
 
     with ThreadPoolExecutor(connections) as pool:
         list(pool.map(send, range(connections)))
-    return answers
+    return responses
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Loads a function and calls its handler as often as each line on standard input says: invoke.py MODULE.
 
-A line is "BATCH INVOCATIONS"; the answer is a line of JSON: CPU seconds of the process for all of it, seconds of each
+A line is "BATCH INVOCATIONS"; the result is a line of JSON: CPU seconds of the process for all of it, seconds of each
 invocation. The log goes where awslambdaric would print it, in the same format.
 """
 
@@ -28,8 +28,8 @@ def context():
 
 
 def main(module):
-    """Answer lines until there are no more."""
-    answers, sys.stdout = sys.stdout, sys.stderr
+    """Serve lines until there are no more."""
+    results, sys.stdout = sys.stdout, sys.stderr
     logging.basicConfig(filename="/dev/null", format=FORMAT, datefmt="%Y-%m-%dT%H:%M:%S", level=logging.WARNING)
     loaded = importlib.import_module(module)
     for line in sys.stdin:
@@ -38,11 +38,11 @@ def main(module):
         began = time.process_time()
         for _ in range(invocations):
             at = time.perf_counter()
-            answer = loaded.handler(event, context())
+            result = loaded.handler(event, context())
             seconds.append(time.perf_counter() - at)
-            if answer["batchItemFailures"]:
-                sys.exit(f"{module} failed for {answer['batchItemFailures']}")
-        print(json.dumps({"cpu": time.process_time() - began, "seconds": seconds}), file=answers, flush=True)
+            if result["batchItemFailures"]:
+                sys.exit(f"{module} failed for {result['batchItemFailures']}")
+        print(json.dumps({"cpu": time.process_time() - began, "seconds": seconds}), file=results, flush=True)
 
 
 if __name__ == "__main__":

@@ -55,15 +55,15 @@ class _Sqs:
 
     def SendMessage(self, call):
         body, attributes = call["MessageBody"], call.get("MessageAttributes", {})
-        answer = {"MessageId": str(uuid.uuid4()), "MD5OfMessageBody": hashlib.md5(body.encode()).hexdigest()}
+        response = {"MessageId": str(uuid.uuid4()), "MD5OfMessageBody": hashlib.md5(body.encode()).hexdigest()}
         if attributes:
-            answer["MD5OfMessageAttributes"] = digest(attributes)
+            response["MD5OfMessageAttributes"] = digest(attributes)
         if self._keep:
             now = str(int(time.time() * 1000))
             details = {"ApproximateReceiveCount": "0", "SentTimestamp": now, "SenderId": "local"}
-            kept = {"MessageId": answer["MessageId"], "Body": body, "MD5OfBody": answer["MD5OfMessageBody"]}
+            kept = {"MessageId": response["MessageId"], "Body": body, "MD5OfBody": response["MD5OfMessageBody"]}
             self._queue(call).put({**kept, "MessageAttributes": attributes, "Attributes": details})
-        return answer
+        return response
 
     def SendMessageBatch(self, call):
         sent = [{**self.SendMessage({**call, **entry}), "Id": entry["Id"]} for entry in call["Entries"]]
@@ -106,18 +106,18 @@ def digest(attributes):
 
 
 async def serve(sqs, reader, writer):
-    """Answer the requests of one connection."""
+    """Serve the requests of one connection."""
     try:
         while True:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
             headers = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
             body = await reader.readexactly(int(headers.get("content-length", 0)))
-            answer = {}
+            response = {}
             if target := headers.get("x-amz-target"):
                 operation = next(name for name in dir(sqs) if name.lower() == target.rsplit(".", 1)[-1])
-                answer = getattr(sqs, operation)(json.loads(body))
-                answer = await answer if asyncio.iscoroutine(answer) else answer
-            content = b"" if head.startswith("head") else json.dumps(answer).encode()
+                response = getattr(sqs, operation)(json.loads(body))
+                response = await response if asyncio.iscoroutine(response) else response
+            content = b"" if head.startswith("head") else json.dumps(response).encode()
             writer.write(
                 b"HTTP/1.1 200 OK\r\nx-amzn-requestid: 0\r\ncontent-type: application/x-amz-json-1.0\r\n"
                 b"content-length: %d\r\n\r\n%s" % (len(content), content)

@@ -1,6 +1,6 @@
-"""Sends messages as often as each line on standard input says: send.py VARIANT, started with or without an agent.
+"""Sends messages as often as each line on standard input says: send.py VARIANT, auto-instrumented or not.
 
-A line is "BATCH CALLS"; the answer is a line of JSON: CPU seconds of the process for all of it. BATCH 1 is SendMessage,
+A line is "BATCH CALLS"; the result is a line of JSON: CPU seconds of the process for all of it. BATCH 1 is SendMessage,
 more is SendMessageBatch.
 """
 
@@ -47,7 +47,7 @@ def ours(sqs, batch):
 
 
 def main(variant):
-    """Answer lines until there are no more."""
+    """Serve lines until there are no more."""
     sqs = boto3.client("sqs", region_name=os.environ["AWS_REGION"], config=app.SQS_CONFIG)
     send = ours if variant == "ours" else alone
     for line in sys.stdin:

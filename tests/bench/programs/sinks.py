@@ -1,7 +1,7 @@
 """What the variants report to: sinks.py HTTP_PORT OTLP_PORT XRAY_PORT CA_FILE.
 
 OTLP_PORT plays the Coralogix ingress behind the Collector: OTLP/gRPC with TLS. XRAY_PORT is the X-Ray daemon (UDP). On
-HTTP_PORT answer elastic's APM server, Datadog's agent and Sentry. GET /counts tells what arrived, as JSON:
+HTTP_PORT stand in for elastic's APM server, Datadog's agent and Sentry. GET /counts tells what arrived, as JSON:
 {service or protocol: {"roots": requests or invocations, "names": {span: how many}, "bytes": ...}}. GET /forget
 starts anew; after GET /parse/off OTLP requests are only counted in bytes.
 """
@@ -146,7 +146,7 @@ class _Http(BaseHTTPRequestHandler):
             self.counts.forget()
         elif self.path.startswith("/parse/"):
             self.counts.parse = self.path.endswith("on")
-        self._answer(self.counts.json() if self.path == "/counts" else GREETING)
+        self._respond(self.counts.json() if self.path == "/counts" else GREETING)
 
     def do_POST(self):
         body = self._body()
@@ -156,7 +156,7 @@ class _Http(BaseHTTPRequestHandler):
             datadog(self.counts, body, self.path.split("/")[1])
         elif self.path.endswith("/envelope/"):
             sentry(self.counts, body)
-        self._answer(b"{}", 202 if "intake" in self.path else 200)
+        self._respond(b"{}", 202 if "intake" in self.path else 200)
 
     do_HEAD, do_PUT = do_GET, do_POST
 
@@ -174,7 +174,7 @@ class _Http(BaseHTTPRequestHandler):
         self.rfile.readline()
         return b"".join(pieces)
 
-    def _answer(self, content, status=200):
+    def _respond(self, content, status=200):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
