@@ -32,6 +32,7 @@ class Variant(NamedTuple):
 VARIANTS = {
     BASELINE: Variant("lambda", "untraced"),
     OURS: Variant("lambda", "app", directory=shipped.ROOT / "onboarding-lambda"),
+    "same spans with the stock exporter": Variant("aws-lambda", "stock", "telemetry.py and app.py as shipped"),
     "the pattern it started from": Variant("aws-lambda", "seed", "the stock SDK and flush"),
     "aws-lambda instrumentation": Variant("aws-lambda", "aws_lambda", "the invocation only"),
     "Powertools Tracer": Variant("powertools", "powertools", UDP),

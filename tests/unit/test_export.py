@@ -540,6 +540,12 @@ def test_a_refusal_has_its_cause_in_one_line_without_the_key(start, collector, l
     assert KEY not in "".join([*log(), *capfd.readouterr()])
 
 
+def test_a_cause_is_of_bounded_length_whatever_the_server_says(sandbox, collector):
+    collector.respond = refuse(Code.INTERNAL, "x" * 4_000)
+    sandbox.end("one")
+    assert sandbox.flush(LONG).cause == f"INTERNAL, '{'x' * 300}'"
+
+
 def test_a_request_that_times_out_says_so(start):
     with silent_port() as port:
         sandbox = start(f"http://127.0.0.1:{port}")
