@@ -4,6 +4,7 @@ import re
 from pathlib import PurePosixPath
 
 import pytest
+import yaml
 
 import readmes
 import shipped
@@ -105,6 +106,38 @@ def test_links_into_the_repository_lead_somewhere(path, target):
     assert there.exists()
     if anchor:
         assert anchor in anchors(str(PurePosixPath(there.resolve().relative_to(shipped.ROOT.resolve()))))
+
+
+NAMED = re.compile(r"((?:`\w+`(?:, | and ))*`\w+`) in \[[^]]+\]\(([^)#]+)\)")
+
+
+@pytest.mark.parametrize("path", readmes.TEXTS)
+def test_a_name_that_is_said_to_be_in_a_file_is_there(path):
+    folder = (shipped.ROOT / path).parent
+    named = [
+        (name, file) for names, file in NAMED.findall(readmes.TEXTS[path]) for name in re.findall(r"`(\w+)`", names)
+    ]
+    assert [(name, file) for name, file in named if not re.search(rf"\b{name}\b", (folder / file).read_text())] == []
+    assert path != readmes.FRONT_PAGE or len(named) >= 5
+
+
+def test_the_front_page_knows_the_queue_the_mapping_and_the_role():
+    text = readmes.TEXTS[readmes.FRONT_PAGE]
+    resources = yaml.safe_load((shipped.ROOT / "infrastructure/foundation.yaml").read_text())["Resources"]
+    queue = resources["Queue"]["Properties"]
+    assert f"the queue's visibility timeout, {queue['VisibilityTimeout']} s" in text
+    assert queue["RedrivePolicy"]["maxReceiveCount"] == 5
+    assert "after five deliveries moves it to the dead-letter queue" in " ".join(text.split())
+    assert shipped.read_json("event-source-mapping.json")["BatchSize"] == 5
+    assert "up to five messages at a time" in text
+    statements = [
+        statement
+        for resource in resources.values()
+        if resource["Type"] == "AWS::IAM::Role"
+        for statement in resource["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
+        if "sqs:ReceiveMessage" in statement["Action"]
+    ]
+    assert [set(statement["Action"]) for statement in statements] == [set(re.findall(r"`(sqs:\w+)`", text))]
 
 
 def test_the_commands_are_targets_of_the_makefile():
