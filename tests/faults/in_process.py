@@ -1,4 +1,4 @@
-"""The shipped handler without an emulator, for events beyond its 6 MB: the event on stdin, the answers on stdout.
+"""The shipped handler without an emulator, for events beyond its 6 MB: the event on stdin, the results on stdout.
 
 After the event, empty ones follow until a flush is complete, because what a flush could not send waits for the next.
 """
@@ -29,16 +29,16 @@ import app  # noqa: E402 (its logger is set up by Lambda before it is imported)
 
 
 def invoke(event, number):
-    """Call the handler as Lambda would; return its answer."""
+    """Call the handler as Lambda would; return its result."""
     ends = time.monotonic() + TIMEOUT_SECONDS
     remaining = lambda: int(1000 * (ends - time.monotonic()))  # noqa: E731
     return app.handler(event, SimpleNamespace(aws_request_id=str(number), get_remaining_time_in_millis=remaining))
 
 
-answers = []
+results = []
 for number in itertools.count():
-    answers.append(invoke(json.load(sys.stdin) if number == 0 else {"Records": []}, f"in-process-{number}"))
+    results.append(invoke(json.load(sys.stdin) if number == 0 else {"Records": []}, f"in-process-{number}"))
     if lines[-1].startswith("Flush complete") or "remaining=0" in lines[-1]:
         break
     time.sleep(1)
-json.dump(answers, sys.stdout)
+json.dump(results, sys.stdout)

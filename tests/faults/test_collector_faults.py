@@ -60,11 +60,11 @@ def test_collector_stalled(drill):
     row = drill.account()
     assert (row.accepted, row.ambiguous) == (row.processed, 0)
     assert row.dropped.keys() <= {"api exporter"}
-    print(f"p99 of the API's answers: {p99(before):.3f} s before, {p99(during):.3f} s during")
-    seconds = [statistics.median(answer.seconds for answer in answers) for answers in (before, during)]
+    print(f"p99 of the API's responses: {p99(before):.3f} s before, {p99(during):.3f} s during")
+    seconds = [statistics.median(response.seconds for response in responses) for responses in (before, during)]
     assert seconds[1] < 10 * seconds[0]
 
 
-def p99(answers):
-    """Return the 99th percentile of the seconds the answers took."""
-    return statistics.quantiles([answer.seconds for answer in answers], n=100)[98]
+def p99(responses):
+    """Return the 99th percentile of the seconds the responses took."""
+    return statistics.quantiles([response.seconds for response in responses], n=100)[98]

@@ -214,11 +214,11 @@ def test_function_with_a_wrong_key(drill):
     assert row.dropped.keys() == {"died with process"}
 
 
-def to_the_function(answer):
-    """Return an answer for the ingress that is meant for the function's requests only."""
+def to_the_function(response):
+    """Return a response for the ingress that is meant for the function's requests only."""
 
     def only(context, spans):
-        return answer(context, spans) if any(span.service == "onboarding-lambda" for span in spans) else spans
+        return response(context, spans) if any(span.service == "onboarding-lambda" for span in spans) else spans
 
     return only
 

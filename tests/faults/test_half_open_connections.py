@@ -31,9 +31,9 @@ def test_connections_to_sqs_forgotten(drill):
         drill.load(20, threads=8)
         with drill.fault():
             proxy.cut()
-            answers = drill.load(20, threads=8)
+            responses = drill.load(20, threads=8)
         row = drill.account()
-    assert {answer.status for answer in answers} == {202}
+    assert {response.status for response in responses} == {202}
     assert (row.accepted, row.processed, row.lost) == (40, 40, 0)
 
 

@@ -1,4 +1,4 @@
-"""What Coralogix does to the Collector: it can't be reached, refuses, accepts a part, or does not answer."""
+"""What Coralogix does to the Collector: it can't be reached, rejects requests, accepts a part, or does not respond."""
 
 import re
 import threading
@@ -78,7 +78,7 @@ def test_ingress_black_hole(drill):
 
 
 @slow
-def test_ingress_answers_too_late(drill):
+def test_ingress_responds_too_late(drill):
     over = threading.Event()
 
     def wait(context, spans):

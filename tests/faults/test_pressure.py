@@ -18,9 +18,9 @@ LIMIT = 1000  # aggregation_cardinality_limit of otel/coralogix-collector.yaml
 
 @slow
 def test_flood_of_requests(drill):
-    answers = drill.load(100, threads=32)
+    responses = drill.load(100, threads=32)
     row = drill.account()
-    assert {answer.status for answer in answers} <= {202, 503}
+    assert {response.status for response in responses} <= {202, 503}
     assert row.accepted <= row.processed <= row.accepted + row.ambiguous
     assert row.lost == 0
 
