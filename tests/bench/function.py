@@ -33,7 +33,7 @@ VARIANTS = {
     BASELINE: Variant("lambda", "untraced"),
     OURS: Variant("lambda", "app", directory=shipped.ROOT / "onboarding-lambda"),
     "same spans with the stock exporter": Variant("aws-lambda", "stock", "telemetry.py and app.py as shipped"),
-    "the pattern it started from": Variant("aws-lambda", "seed", "the stock SDK and flush"),
+    "stock SDK, a span for each record": Variant("aws-lambda", "basic", "two attributes, no links"),
     "aws-lambda instrumentation": Variant("aws-lambda", "aws_lambda", "the invocation only"),
     "Powertools Tracer": Variant("powertools", "powertools", UDP),
     "AWS X-Ray SDK": Variant("xray", "xray", UDP),
@@ -121,9 +121,9 @@ def one_round(parts, every, turn, records):
         for size in SIZES:
             invocations = max(records // size, 4)
             for name, each in workers.items():
-                answer = each.ask(size, invocations)
-                answer["cpu"] /= size * invocations
-                results[name][size] = answer
+                result = each.ask(size, invocations)
+                result["cpu"] /= size * invocations
+                results[name][size] = result
         for name, each in workers.items():
             results[name]["memory"] = resident_mib([each.process])
             if not turn:

@@ -1,4 +1,4 @@
-"""The pattern this demo started from: the stock SDK, exporter and flush."""
+"""One span for each record with two attributes and no links: the stock SDK, exporter and flush."""
 
 import os
 
@@ -44,6 +44,6 @@ def _process_record(rec):
 
 def handler(event, context):
     """Process an SQS event."""
-    answer = failures(event.get("Records", []), _process_record)
+    result = failures(event.get("Records", []), _process_record)
     provider.force_flush(timeout_millis=5000)
-    return answer
+    return result
