@@ -140,6 +140,13 @@ def test_the_front_page_knows_the_queue_the_mapping_and_the_role():
     assert [set(statement["Action"]) for statement in statements] == [set(re.findall(r"`(sqs:\w+)`", text))]
 
 
+def test_the_table_of_dimensions_is_that_of_the_collector():
+    collector = yaml.safe_load((shipped.ROOT / "otel/coralogix-collector.yaml").read_text())
+    rows = re.findall(r"^\| (`.+?) \|", readmes.section(readmes.TELEMETRY, "## The configuration"), re.M)
+    named = [name for row in rows for name in re.findall(r"`([^`]+)`", row)]
+    assert named == [dimension["name"] for dimension in collector["connectors"]["span_metrics"]["dimensions"]]
+
+
 def test_the_commands_are_targets_of_the_makefile():
     targets = re.findall(r"^(\w+):", (shipped.ROOT / "Makefile").read_text(), re.M)
     shown = re.findall(r"^make (\w+)", "".join(readmes.blocks("bash")), re.M)
