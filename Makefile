@@ -7,6 +7,8 @@ SHELL := /bin/bash
 export PYTHON ?= python3
 ARCH ?= amd64
 # OTELCOL=/path/to/otelcol saves building the Collector.
+# DOCKER=1 runs demo and test in a container; anything but Linux has no other way.
+DOCKER ?= $(filter-out Linux,$(shell uname -s))
 define install
 command -v $(PYTHON) > /dev/null || { echo "Python 3.11 or newer is needed, or Docker: make $@ DOCKER=1" >&2; exit 1; }
 $(PYTHON) infrastructure/local/install.py $(1)
@@ -17,12 +19,14 @@ endef
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-demo: ## run the whole path and show the trace; ONCE=1: one request, then exit
-	@$(call install,demo)
+demo: ## run the whole path and show the trace; ONCE=1: one request, then exit; DOCKER=1: in a container
+	@$(if $(DOCKER),exec infrastructure/local/docker.sh demo)
+	$(call install,demo)
 	exec .venv/bin/python infrastructure/local/demo.py $(if $(ONCE),--once)
 
-test: ## prove it
-	@$(call install,test)
+test: ## prove it; DOCKER=1: in a container
+	@$(if $(DOCKER),exec infrastructure/local/docker.sh test)
+	$(call install,test)
 	exec .venv/bin/python -m pytest
 
 drills: ## break it in every way we know, and count

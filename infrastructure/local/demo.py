@@ -74,14 +74,18 @@ def run(once, coralogix):
             visibility_timeout=REDELIVERY_SECONDS,
             coralogix=coralogix,
             viewer_address=feed and feed.address,
+            api_address=os.environ.get("LISTEN_ADDRESS"),
             max_spans=1000,  # the first request's are shown, later ones only counted
         )
         started.enter_context(stack)
         trace_id = show_one_request(stack)
         show_delivery(stack, coralogix)
-        if not once:
-            started.callback(print, "\nStopping ...", flush=True)
-            stay(stack, started.enter_context(TraceViewer(feed, RUN_DIR, trace_id)), coralogix)
+        if once:
+            sys.stdout.flush()
+            stack.kill()  # everything has been shown, so that nothing needs a graceful end
+            os._exit(0)
+        started.callback(print, "\nStopping ...", flush=True)
+        stay(stack, started.enter_context(TraceViewer(feed, RUN_DIR, trace_id)), coralogix)
 
 
 def show_one_request(stack):

@@ -211,7 +211,7 @@ class Screen:
         self._console, self._source, self._hint = console, source, hint
         self._lines: collections.deque[str] = collections.deque(maxlen=200)
         self._live = Live(console=console, screen=True, auto_refresh=False)
-        self._size = console.size
+        self._drawn: tuple[object, ...] = ()
 
     def __enter__(self) -> Screen:
         self._live.__enter__()
@@ -221,16 +221,20 @@ class Screen:
         self._live.__exit__(None, None, None)
 
     def show(self, lines: list[str], due: bool) -> None:
-        """Draw the screen when there are new lines, when it is due, or when its size has changed."""
+        """Draw the screen if anything on it has changed: lines and its size at once, the rest when due."""
         self._lines += lines
-        if due or lines or self._console.size != self._size:
-            self._size = self._console.size
-            self._live.update(self.render(), refresh=True)
+        size = self._console.size
+        if due or lines or self._drawn[:1] != (size,):
+            trace = self._source.trace()
+            state = self._source.viewer_state(trace[0].trace_id if trace else "")
+            content = size, trace, self._source.red.rows(), self._source.counts, state, tuple(self._lines)
+            if content != self._drawn:
+                self._drawn = content
+                self._live.update(self.render(trace, state), refresh=True)
 
-    def render(self) -> RenderableType:
+    def render(self, trace: list[Span], viewer_state: str) -> RenderableType:
         """Return what fits on the screen."""
         _, height = self._console.size
-        trace = self._source.trace()
         trace_id = trace[0].trace_id if trace else ""
         rows = self._source.red.rows()
         top = [
@@ -239,7 +243,7 @@ class Screen:
             Text(),
             red_table(rows[: max(5, height - 12 - len(trace))]),
             Text(self._source.counts),
-            *([Text(f"trace viewer: {state}")] if (state := self._source.viewer_state(trace_id)) else []),
+            *([Text(f"trace viewer: {viewer_state}")] if viewer_state else []),
         ]
         hint = [Text(), Text(self._hint, "dim", no_wrap=True, overflow="crop")]
         room = height - self._height(top)

@@ -3,7 +3,7 @@
 import json
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +55,23 @@ def queue_properties() -> Any:
     return template["Resources"]["Queue"]["Properties"]
 
 
-def pipelines_with(additions: list[str]) -> dict[str, Any]:
+def pipelines_with(additions: Sequence[str], for_traces: Sequence[str] = ()) -> dict[str, Any]:
     """Return the Collector's pipelines as an overlay: each with its exporters as shipped, and the additions after them.
 
-    They are restated whole because a list in a second configuration replaces that of the first.
+    for_traces: further additions, to the pipelines of traces only. They are restated whole because a list in a second
+    configuration replaces that of the first.
     """
     service = yaml.safe_load((ROOT / "otel/coralogix-collector.yaml").read_text())["service"]
     return {
         "service": {
             "pipelines": {
-                name: {"exporters": [*pipeline["exporters"], *additions]}
+                name: {
+                    "exporters": [
+                        *pipeline["exporters"],
+                        *additions,
+                        *(for_traces if name.startswith("traces") else ()),
+                    ]
+                }
                 for name, pipeline in service["pipelines"].items()
             }
         }

@@ -8,6 +8,7 @@ import itertools
 import os
 import random
 import shutil
+import signal
 import socket
 import sys
 from collections.abc import Mapping
@@ -16,16 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Self
 
-import boto3
 import yaml
 
 import shipped
 from child import Child, StackError
 from child import poll_until as poll_until  # for those who start a stack
-from event_source_mapping import EventSourceMapping, create_queues
+from event_source_mapping import QUEUE, EventSourceMapping, create_queues, sqs_client
 from ingress import Ingress
 
 TOOLS = shipped.ROOT / ".tools"
+ACCOUNT_ID = "123456789012"  # moto's
 CLIENT_KEYS = {"aws_access_key_id": "local", "aws_secret_access_key": "local"}
 STAND_IN = {"CORALOGIX_DOMAIN": "coralogix.invalid", "CORALOGIX_PRIVATE_KEY": "local-stand-in-key"}
 # What a Go program asks about the way out; the Collector gets it where it sends to the real Coralogix.
@@ -87,7 +88,7 @@ class Task(NamedTuple):
 
 
 def _stop_together(children: tuple[Child, ...]) -> None:
-    with ThreadPoolExecutor(len(children)) as pool:
+    with ThreadPoolExecutor() as pool:
         list(pool.map(Child.stop, children))
 
 
@@ -97,8 +98,9 @@ class Stack(contextlib.ExitStack):
     ports: fixed or free ones; run_dir: logs and the CA go there; visibility_timeout: seconds until SQS redelivers;
     handler: a handler in place of the function's own, and where its module is, as (directory, "module.function");
     coralogix: CORALOGIX_DOMAIN and _PRIVATE_KEY of an account, which then gets everything, too; viewer_address: an
-    OTLP/gRPC server without TLS that gets everything, too, and must always respond: a full queue to it stops the
-    others; max_spans: how many spans the ingress keeps, 4 to 6 KB each; sandboxes: invocations that can run at once.
+    OTLP/gRPC server without TLS that gets every trace, too, and must always respond: a full queue to it stops the
+    others; max_spans: how many spans the ingress keeps, 4 to 6 KB each; sandboxes: invocations that can run at once;
+    api_address: where the API listens, if not on loopback.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class Stack(contextlib.ExitStack):
         viewer_address: str | None = None,
         max_spans: int = 200_000,
         sandboxes: int = 1,
+        api_address: str | None = None,
     ) -> None:
         super().__init__()
         self.run_dir = run_dir
@@ -122,6 +125,7 @@ class Stack(contextlib.ExitStack):
         self._viewer_address = viewer_address
         self._max_spans = max_spans
         self._sandboxes = sandboxes
+        self._api_address = api_address
         self._variables = {"AWS_REGION": "us-east-1", "IMAGE_TAG": "local", **(coralogix or STAND_IN)}
 
     def __enter__(self) -> Self:
@@ -144,18 +148,29 @@ class Stack(contextlib.ExitStack):
         function_ports += [(free_port(), free_port()) for _ in range(self._sandboxes - 1)]
         self.functions = [self._function(number, *ports) for number, ports in enumerate(function_ports, 1)]
         self.function = self.functions[0]
-        self._start_together(self.moto, self.collector, *self.functions)
-        self.sqs = boto3.client("sqs", self._variables["AWS_REGION"], endpoint_url=self._sqs_endpoint(), **CLIENT_KEYS)
-        self.dead_letter_queue_url, self.queue_url = self._create_queues()
-        self._variables["QUEUE_URL"] = self.queue_url
+        # SQS's own, so that the API need not wait for it.
+        self._variables["QUEUE_URL"] = f"{self._sqs_endpoint()}/{ACCOUNT_ID}/{QUEUE}"
         self.api = self._api()
-        self._start_together(self.api)
+        self._start_together(self.moto, self.collector, *self.functions, self.api)
+        self.sqs = sqs_client(self._variables["AWS_REGION"], endpoint_url=self._sqs_endpoint(), **CLIENT_KEYS)
+        self.dead_letter_queue_url, self.queue_url = self._create_queues()
         self.mapping = self.enter_context(self._event_source_mapping([port for port, _ in function_ports]))
 
     def _start_together(self, *children: Child) -> None:
+        """Start children side by side; the last one is stopped before the others, to which it may still send."""
+        self.callback(_stop_together, children[:-1])
+        self.callback(_stop_together, children[-1:])
         with ThreadPoolExecutor(len(children)) as pool:
-            self.callback(_stop_together, children)
             list(pool.map(Child.start, children))
+
+    def kill(self) -> None:
+        """End every process at once, with whatever it has not sent yet."""
+        self.mapping.stop()
+        killed = [*self.functions, self.moto, self.collector, self.api]
+        # The emulator ends its runtime, which has a process group of its own, only when it is asked to end.
+        how = [signal.SIGTERM] * len(self.functions) + [signal.SIGKILL] * 3
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Child.stop, killed, how))
 
     def check_running(self) -> None:
         """Raise StackError when a process, or a thread of the event source mapping, has died."""
@@ -205,12 +220,12 @@ class Stack(contextlib.ExitStack):
         """Return the shipped configuration and what is merged over it here, in that order."""
         names = ["collector", "own-coralogix" if self._coralogix else "stand-in"]
         additions = ["otlp_grpc/stand-in"] if self._coralogix else []
+        for_traces = ["otlp_grpc/viewer"] if self._viewer_address else []
         if self._viewer_address:
             names.append("viewer")
-            additions.append("otlp_grpc/viewer")
         local = shipped.ROOT / "infrastructure/local"
         pipelines = self.run_dir / "pipelines.yaml"
-        pipelines.write_text(yaml.safe_dump(shipped.pipelines_with(additions)))
+        pipelines.write_text(yaml.safe_dump(shipped.pipelines_with(additions, for_traces)))
         return [
             shipped.ROOT / "otel/coralogix-collector.yaml",
             *(local / f"{name}-overlay.yaml" for name in names),
@@ -245,7 +260,11 @@ class Stack(contextlib.ExitStack):
 
     def _api(self, suffix: str = "", host: str = "127.0.0.1", ports: Ports | None = None) -> Child:
         ports = ports or self.ports
-        command = [*shipped.start_command("onboarding-api/Dockerfile"), "--bind", f"{host}:{ports.api}"]
+        command = [
+            *shipped.start_command("onboarding-api/Dockerfile"),
+            "--bind",
+            f"{self._api_address or host}:{ports.api}",
+        ]
         environment = shipped.container_environment("onboarding-api", self._variables) | {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{host}:{ports.collector}",
             "AWS_ENDPOINT_URL_SQS": self._sqs_endpoint(),

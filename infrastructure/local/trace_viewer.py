@@ -25,7 +25,8 @@ from stack import TOOLS, Child, StackError, free_port
 
 BUILD: list[str | Path] = [sys.executable, shipped.ROOT / "infrastructure/local/install.py", "viewer"]
 PROGRAM = TOOLS / "otel-desktop-viewer"
-PAGE_PORT = 8003
+ADDRESS = os.environ.get("LISTEN_ADDRESS") or "127.0.0.1"  # a container's image says 0.0.0.0
+PAGE_PORT = int(os.environ.get("VIEWER_PORT") or 8003)
 MAX_STORED = "128MB"  # the viewer keeps everything in memory; beyond this it drops the oldest
 
 
@@ -33,8 +34,7 @@ class Feed(grpc.GenericRpcHandler):
     """An OTLP/gRPC server, as a context manager, that takes everything at once and keeps it until next() is called.
 
     Without it the Collector would have to wait for a viewer that is still being built, and a Collector whose queue to
-    one destination is full refuses spans for all of them. Beyond MAX_BYTES the oldest requests are dropped. It keeps
-    traces only: with metrics every second the viewer would soon drop the traces, and use a fifth of a processor.
+    one destination is full refuses spans for all of them. Beyond MAX_BYTES the oldest requests are dropped.
     """
 
     MAX_BYTES = 16 * 1024 * 1024
@@ -42,7 +42,7 @@ class Feed(grpc.GenericRpcHandler):
     def __init__(self) -> None:
         self._requests: collections.deque[tuple[str, bytes]] = collections.deque()
         self._bytes = 0
-        self._lock = threading.Lock()
+        self._arrived = threading.Condition()
         port = free_port()
         self.address = f"127.0.0.1:{port}"
         self._server = grpc.server(ThreadPoolExecutor(2), handlers=[self], options=[("grpc.so_reuseport", 0)])
@@ -60,19 +60,18 @@ class Feed(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(lambda request, _: self._keep(call.method, request))
 
     def _keep(self, method: str, request: bytes) -> bytes:
-        if "TraceService" not in method:
-            return b""
-        with self._lock:
+        with self._arrived:
             self._requests.append((method, request))
             self._bytes += len(request)
             while self._bytes > self.MAX_BYTES:
                 self._bytes -= len(self._requests.popleft()[1])
+            self._arrived.notify()
         return b""
 
-    def next(self) -> tuple[str, bytes] | None:
-        """Return the oldest request as (method, bytes), or None."""
-        with self._lock:
-            if not self._requests:
+    def next(self, timeout: float = 0.0) -> tuple[str, bytes] | None:
+        """Return the oldest request as (method, bytes), or None when there is none for timeout seconds."""
+        with self._arrived:
+            if not self._arrived.wait_for(lambda: self._requests, timeout):
                 return None
             method, request = self._requests.popleft()
             self._bytes -= len(request)
@@ -144,7 +143,7 @@ class TraceViewer:
 
     def _show(self) -> None:
         page, feed = f"http://127.0.0.1:{page_port()}", free_port()
-        command = [PROGRAM, "--host=127.0.0.1", "--open-browser=false", f"--browser-port={page.rpartition(':')[2]}"]
+        command = [PROGRAM, f"--host={ADDRESS}", "--open-browser=false", f"--browser-port={page.rpartition(':')[2]}"]
         command += [f"--grpc={feed}", f"--http={free_port()}", f"--db-max-size={MAX_STORED}"]
         viewer = Child("trace-viewer", command, f"{page}/", {}, self._run_dir)
         try:
@@ -163,8 +162,7 @@ class TraceViewer:
         while not self._stop.is_set():
             if not viewer.running():
                 raise StackError(f"{viewer.name} has died. {viewer.last_words()}")
-            if not (request := self._feed.next()):
-                self._stop.wait(0.1)
+            if not (request := self._feed.next(timeout=0.5)):
                 continue
             method, content = request
             with contextlib.suppress(grpc.RpcError):  # what it refuses is not on its page

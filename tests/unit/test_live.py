@@ -174,9 +174,10 @@ class Source:
 def drawn(spans, width=80, height=24, lines=(), rows=5):
     """Return the lines of a screen."""
     console = Console(file=io.StringIO(), width=width, height=height, color_system=None, force_terminal=True)
-    screen = live.Screen(console, Source(spans, rows), HINT)
+    screen = live.Screen(console, source := Source(spans, rows), HINT)
     screen._lines += lines
-    return ["".join(segment.text for segment in line).rstrip() for line in console.render_lines(screen.render())]
+    rendered = screen.render(source.trace(), source.viewer_state("a"))
+    return ["".join(segment.text for segment in line).rstrip() for line in console.render_lines(rendered)]
 
 
 def test_the_screen_shows_trace_red_counts_viewer_and_what_to_type_whole():
