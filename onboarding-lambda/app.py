@@ -38,7 +38,7 @@ def handler(event: dict[str, Any], context: telemetry.LambdaContext) -> dict[str
             batch.set_attribute("messaging.batch.message_count", len(records))
             failed = [record["messageId"] for record in records if not _process_record(record, context, batch)]
             if failed:
-                batch.set_status(StatusCode.ERROR, f"{len(failed)} of {len(records)} records failed")
+                batch.set_status(StatusCode.ERROR, description=f"{len(failed)} of {len(records)} records failed")
     finally:
         telemetry.flush(context)  # every span has ended; once this function returns, the sandbox may freeze
     return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failed]}
@@ -46,11 +46,11 @@ def handler(event: dict[str, Any], context: telemetry.LambdaContext) -> dict[str
 
 def _process_record(record: dict[str, Any], context: telemetry.LambdaContext, batch: Span) -> bool:
     """Process one record in a span of its own, which is a child of the producer's; return whether that succeeded."""
-    span: Span = trace.INVALID_SPAN
     parent = _extract_parent(record)
     token = attach(parent)  # process() sees this record's baggage, and passes it on to what it calls
+    span = trace.get_current_span()  # the producer's until the record has its own
     try:
-        batch.add_link(trace.get_current_span().get_span_context())  # to the producer's span; ignored if there is none
+        batch.add_link(span.get_span_context())  # ignored if there is no producer
         links, attributes = [Link(batch.get_span_context())], _attributes(record, context)
         with tracer.start_as_current_span(
             "sqs.process", context=parent, kind=SpanKind.CONSUMER, attributes=attributes, links=links

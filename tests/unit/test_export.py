@@ -32,10 +32,10 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
     respond: called with the request and the grpc context; may abort, wait, or return the response; None accepts.
     """
 
-    def __init__(self, port=0):
+    def __init__(self, port=0, max_bytes=-1):
         self.names, self.requests, self.peers, self.headers, self.respond = [], [], [], [], None
-        # A real receiver's limit is 4 MiB; here one that is large enough not to hide what was sent.
-        options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)]
+        # A real receiver's limit is 4 MiB; here none, unless given, so that it does not hide what was sent.
+        options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", max_bytes)]
         self._server = grpc.server(ThreadPoolExecutor(4), options=options)
         trace_service_pb2_grpc.add_TraceServiceServicer_to_server(self, self._server)
         self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
@@ -432,6 +432,7 @@ BUSY = {
     "out of range": (Code.OUT_OF_RANGE, "the clock of the server is wrong"),
     "proxy": (Code.UNKNOWN, "Received http2 header with status: 500"),
     "another code": (Code.UNAVAILABLE, "grpc: received message larger than max (2 vs. 1)"),
+    "large response": (Code.RESOURCE_EXHAUSTED, "Stream removed (CLIENT: Received message larger than max (2 vs. 1))"),
 }
 
 
@@ -477,6 +478,44 @@ def test_a_receiver_that_takes_less_than_a_request_gets_everything_in_smaller_on
     assert sandbox.flush(LONG) == (700, 0, {}, "")
     assert collector.names == sent
     assert len(collector.requests) < 30
+
+
+def test_a_real_receiver_that_takes_less_than_a_request_gets_everything_in_smaller_ones(start):
+    collector = Collector(max_bytes=10_000)
+    sandbox = start(f"http://127.0.0.1:{collector.port}")
+    sent = sandbox.end(*map(str, range(300)))
+    assert sandbox.flush(LONG) == (300, 0, {}, "")
+    collector.close()
+    assert collector.names == sent
+
+
+def test_a_real_proxy_that_takes_less_than_a_request_is_understood(start):
+    with ThreadPoolExecutor(1) as pool, socket.create_server(("127.0.0.1", 0)) as listener:
+        sandbox = start(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        sandbox.end("one")
+        flush = pool.submit(sandbox.flush, 10.0)
+        listener.settimeout(10)
+        connection, _ = listener.accept()
+        with connection, connection.makefile("rb") as requests:
+            connection.settimeout(10)
+            connection.sendall(http2_frame(4))  # SETTINGS
+            assert requests.read(24) == b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+            kind = None
+            while kind != 1:  # HEADERS
+                length, kind, stream = http2_header(requests.read(9))
+                requests.read(length)
+            connection.sendall(http2_frame(1, flags=5, stream=stream, payload=b"\x08\x03413"))  # :status 413, the end
+            assert flush.result(15) == (0, 0, {"oversized": 1}, "")
+
+
+def http2_frame(kind, flags=0, stream=0, payload=b""):
+    """Return a frame of HTTP/2: https://www.rfc-editor.org/rfc/rfc9113#section-4.1."""
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+def http2_header(header):
+    """Return (length, kind, stream) of a frame with this header."""
+    return int.from_bytes(header[:3], "big"), header[3], int.from_bytes(header[5:9], "big")
 
 
 @pytest.mark.parametrize("busy", BUSY)

@@ -94,6 +94,13 @@ def test_a_record_that_lacks_what_sqs_always_sends_fails_alone_or_not_at_all(fun
     assert len(function.spans.named("sqs.process")) == 3
 
 
+def test_a_record_that_fails_before_its_span_is_logged_with_the_trace_id_of_its_producer(function, caplog):
+    received = {"ApproximateReceiveCount": "not a number"}
+    assert function.invoke({"Records": [record(1), record(2, attributes=received), record(3)]}) == failures(2)
+    assert caplog.record_tuples[-3:-2] == [lines(2, "ValueError")[1]]
+    assert len(function.spans.named("sqs.process")) == 2
+
+
 def test_every_kind_of_exception_is_the_records_own(function, monkeypatch, caplog):
     errors = iter([RecursionError(), MemoryError(), UnicodeError("\ud800"), OSError(5, "\x1b"), AssertionError()])
 
