@@ -45,7 +45,7 @@ Code = grpc.StatusCode
 # waits for the cool-down: that server has had too many requests.
 RETRYABLE = {Code.CANCELLED, Code.DEADLINE_EXCEEDED, Code.ABORTED, Code.OUT_OF_RANGE, Code.UNAVAILABLE, Code.DATA_LOSS}
 # With these codes and words receivers in Go, C++, Node, Java, .NET and Rust and HTTP proxies say that a request is too
-# large. A quota that is used up has the same codes and other words. CLIENT: is said here, about a response.
+# large. A quota that is used up has the same codes and other words. With CLIENT: our own gRPC rejects a response.
 SIZE_CODES = {Code.RESOURCE_EXHAUSTED, Code.OUT_OF_RANGE, Code.UNKNOWN}
 TOO_LARGE = re.compile(r"^(?!.*CLIENT: ).*(larger than max \(|message exceeds (the )?max|length too large|status: 413)")
 CAUSES = {

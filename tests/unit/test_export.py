@@ -331,7 +331,7 @@ def test_a_retryable_failure_is_retried_once_on_a_new_connection(sandbox, collec
 @pytest.mark.parametrize(
     ("code", "requests"), [(Code.UNAVAILABLE, 2), (Code.RESOURCE_EXHAUSTED, 1), (Code.UNAUTHENTICATED, 1)]
 )
-def test_a_flush_asks_at_most_twice_and_only_where_that_may_help(sandbox, collector, code, requests):
+def test_a_flush_sends_at_most_twice_and_only_where_that_may_help(sandbox, collector, code, requests):
     collector.respond = refuse(code)
     sandbox.end("one")
     assert not sandbox.flush(LONG).complete
@@ -369,15 +369,15 @@ def test_a_flush_with_nothing_to_send_is_complete_and_instant_even_in_the_cool_d
     sandbox.end("one")
     sandbox.flush(LONG)
     sandbox.processor.spans.clear()
-    asked = len(collector.requests)
+    before = len(collector.requests)
     result, seconds = sandbox.timed_flush(timeout)
     assert seconds < 1
     assert (result, result.complete) == ((0, 0, {}, ""), True)
-    assert len(collector.requests) == asked
+    assert len(collector.requests) == before
 
 
 @pytest.mark.parametrize("timeout", [0.0, -5.0])
-def test_a_flush_without_time_asks_nobody_and_is_no_failure(sandbox, collector, timeout):
+def test_a_flush_without_time_sends_nothing_and_is_no_failure(sandbox, collector, timeout):
     sandbox.end("one")
     assert sandbox.flush(timeout) == (0, 1, {}, "the time was up")
     assert collector.requests == []
