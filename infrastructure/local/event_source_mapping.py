@@ -9,7 +9,6 @@ import contextlib
 import http.client
 import json
 import logging
-import os
 import threading
 import urllib.error
 import urllib.request
@@ -184,17 +183,3 @@ def create_queues(sqs: Any, visibility_timeout: int | None = None) -> tuple[str,
     visibility_timeout = visibility_timeout or properties["VisibilityTimeout"]
     attributes = {"VisibilityTimeout": str(visibility_timeout), "RedrivePolicy": json.dumps(redrive)}
     return dead_letter_url, sqs.create_queue(QueueName=QUEUE, Attributes=attributes)["QueueUrl"]
-
-
-def main() -> None:
-    """Create the queues and deliver, in a container; botocore reads SQS's address and keys from the environment."""
-    logging.basicConfig()
-    sqs = sqs_client(os.environ["AWS_REGION"])
-    _, queue_url = create_queues(sqs)
-    batch_size = shipped.read_json("event-source-mapping.json")["BatchSize"]
-    # In this thread, so that whatever ends the delivery ends the container.
-    EventSourceMapping(sqs, queue_url, os.environ["INVOKE_URL"], batch_size).run()
-
-
-if __name__ == "__main__":
-    main()

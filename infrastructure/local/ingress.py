@@ -4,10 +4,8 @@ Wire format: https://opentelemetry.io/docs/specs/otlp/#otlpgrpc
 """
 
 import collections
-import os
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -19,8 +17,6 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.proto.common.v1 import common_pb2
 from opentelemetry.proto.metrics.v1 import metrics_pb2
 from opentelemetry.proto.trace.v1 import trace_pb2
-
-import view
 
 
 class Span(NamedTuple):
@@ -204,28 +200,3 @@ def _points(metric: metrics_pb2.Metric, resource: dict[str, Any]) -> Iterator[Po
     for point in series.data_points:
         value = point if kind == "histogram" else getattr(point, point.WhichOneof("value"))
         yield Point(metric.name, metric.unit, series.aggregation_temporality, resource, _plain(point.attributes), value)
-
-
-def settled(now: Mapping[str, int], before: Mapping[str, int], shown: Mapping[str, int]) -> list[str]:
-    """Return the traces that have as many spans now as before, and more than shown; each a {trace id: spans}."""
-    return [trace_id for trace_id, count in now.items() if before.get(trace_id) == count > shown.get(trace_id, 0)]
-
-
-def main() -> None:
-    """Listen in a container, and print the tree of each trace that has got no span for two seconds."""
-    host_name, key = f"ingress.{os.environ['CORALOGIX_DOMAIN']}", os.environ["CORALOGIX_PRIVATE_KEY"]
-    with Ingress(4317, key, host_name, os.environ["INGRESS_CA_FILE"], max_spans=1000, address="0.0.0.0") as ingress:
-        before: Mapping[str, int] = {}
-        shown: dict[str, int] = {}
-        while True:
-            spans = ingress.spans()
-            now = collections.Counter(span.trace_id for span in spans)
-            for trace_id in settled(now, before, shown):
-                shown[trace_id] = now[trace_id]
-                print(f"\nThe trace {trace_id}:\n\n{view.tree(view.trace_of(spans, trace_id))}", flush=True)
-            before, shown = now, {trace_id: shown[trace_id] for trace_id in shown if trace_id in now}
-            time.sleep(2)
-
-
-if __name__ == "__main__":
-    main()

@@ -5,10 +5,15 @@ import re
 import pytest
 import yaml
 
+import containers
+import preflight
 import shipped
+import trace_viewer
 from event_source_mapping import QUEUE
 
-SERVICES = yaml.safe_load((shipped.ROOT / "compose.yaml").read_text())["services"]
+FILE = (shipped.ROOT / "compose.yaml").read_text()
+# With Compose's ${NAME:-value} as it is when NAME is not set.
+SERVICES = yaml.safe_load(re.sub(r"\$\{\w+:-(.*?)\}", r"\1", FILE))["services"]
 SHIPPED = {container["name"]: container for container in shipped.read_json("taskdef.json")["containerDefinitions"]}
 FUNCTION = shipped.read_json("lambda.json")
 DIRECTORIES = {"onboarding-api": "onboarding-api", "otel-collector": "otel", "onboarding-lambda": "onboarding-lambda"}
@@ -24,7 +29,12 @@ CLIENT = {"AWS_ENDPOINT_URL_SQS": "http://sqs:5000", "AWS_ACCESS_KEY_ID": "local
 # What no file that is shipped sets: the way to the stand-ins, and what Lambda itself sets.
 LOCAL = {
     "onboarding-api": CLIENT,
-    "otel-collector": {"INGRESS_ADDRESS": "ingress:4317", "INGRESS_CA_FILE": "/ca/ca.pem"},
+    "otel-collector": {
+        "STAND_IN_KEY": containers.STAND_IN_KEY,
+        "INGRESS_ADDRESS": "ingress:4317",
+        "INGRESS_CA_FILE": "/shared/ca.pem",
+        "VIEWER_ADDRESS": "trace-viewer:4317",
+    },
     "onboarding-lambda": {
         "AWS_REGION": VARIABLES["AWS_REGION"],
         "AWS_LAMBDA_FUNCTION_NAME": FUNCTION["FunctionName"],
@@ -70,7 +80,7 @@ def test_the_collector_is_healthy_before_the_api_starts_as_in_the_task():
     there = {entry["containerName"]: entry["condition"] for entry in SHIPPED["onboarding-api"]["dependsOn"]}
     local = SERVICES["onboarding-api"]["depends_on"]
     assert there == {"otel-collector": "HEALTHY"}
-    assert local["otel-collector"] == {"condition": "service_healthy"}
+    assert local["otel-collector"] == {"condition": "service_healthy", "restart": True}  # it has the network
     assert "healthcheck" not in SERVICES["otel-collector"]  # its image's own
 
 
@@ -84,9 +94,27 @@ def test_the_function_finds_the_collector_under_its_name_on_aws():
     assert endpoint == f"http://{alias}:4317"
 
 
-def test_only_the_api_is_published_and_only_on_loopback():
+def test_only_the_api_and_the_viewer_are_published_and_only_on_loopback():
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert published == {"otel-collector": ["127.0.0.1:8000:8000"]}
+    assert published == {
+        "otel-collector": [f"127.0.0.1:{preflight.API_PORT}:8000"],
+        "trace-viewer": [f"127.0.0.1:{trace_viewer.PAGE_PORT}:8003"],
+    }
+    assert '"127.0.0.1:${PORT:-8000}:8000"' in FILE
+    assert '"127.0.0.1:${VIEWER_PORT:-8003}:8003"' in FILE
+
+
+def test_the_demo_in_a_container_publishes_only_the_api_and_the_viewer_and_only_on_loopback():
+    script = (shipped.ROOT / "infrastructure/local/docker.sh").read_text()
+    published = re.findall(r"--publish[ =](\S+)|\s-p[ =]?(\S+)|--network[ =](\S+)|(--publish-all|\s-P)\b", script)
+    assert published == [
+        ('"127.0.0.1:$port:$port"', "", "", ""),
+        ('"127.0.0.1:$viewer_port:$viewer_port"', "", "", ""),
+    ]
+
+
+def test_the_viewer_keeps_as_much_as_that_of_make_demo():
+    assert f"--db-max-size={trace_viewer.MAX_STORED}" in SERVICES["trace-viewer"]["command"]
 
 
 @pytest.mark.parametrize("service", DIRECTORIES)
@@ -98,15 +126,43 @@ def test_an_image_is_built_from_the_root_by_the_dockerfile_that_is_shipped(servi
 def test_an_image_starts_what_its_dockerfile_says(service):
     here = SERVICES[service]
     command = shipped.start_command(f"{DIRECTORIES[service]}/Dockerfile")
-    overlay = ["--config=/etc/otelcol/stand-in-overlay.yaml"]  # after the shipped configuration, merged over it
+    # After the shipped configuration, merged over it; written by the ingress.
+    overlay = [f"--config=/shared/{name}.yaml" for name in ("destination", "viewer", "pipelines")]
     assert here.get("command") == ([*command, *overlay] if service == "otel-collector" else None)
     assert "entrypoint" not in here
 
 
-def test_the_ingress_stands_in_for_the_domain_and_the_key_the_collector_has():
-    collector, ingress = SERVICES["otel-collector"]["environment"], SERVICES["ingress"]["environment"]
-    assert ingress.items() <= collector.items()
-    assert set(ingress) == {"CORALOGIX_DOMAIN", "CORALOGIX_PRIVATE_KEY", "INGRESS_CA_FILE"}
+def test_the_collector_has_the_domain_and_the_key_that_the_ingress_stands_in_for():
+    collector = SERVICES["otel-collector"]["environment"]
+    assert collector["CORALOGIX_DOMAIN"] == containers.STAND_IN_DOMAIN
+    assert collector["CORALOGIX_PRIVATE_KEY"] == collector["STAND_IN_KEY"] == containers.STAND_IN_KEY
+
+
+def test_an_account_of_ones_own_reaches_the_collector_and_whoever_writes_its_overlays():
+    for service, default in (("otel-collector", True), ("ingress", False)):
+        for name in preflight.ACCOUNT:
+            value = SERVICES[service]["environment"][name]
+            assert f"{name}: ${{{name}:-{value or ''}}}\n" in FILE
+            assert bool(value) == default
+
+
+@pytest.mark.parametrize("own_coralogix", [False, True])
+def test_the_overlays_that_the_collector_gets_keep_every_shipped_exporter(tmp_path, own_coralogix):
+    containers.write_overlays(tmp_path, own_coralogix)
+    destination = yaml.safe_load((tmp_path / "destination.yaml").read_text())
+    assert set(destination["exporters"]) == {"otlp_grpc/stand-in" if own_coralogix else "otlp_grpc/coralogix"}
+    pipelines = yaml.safe_load((tmp_path / "pipelines.yaml").read_text())["service"]["pipelines"]
+    additions = ["otlp_grpc/stand-in"] if own_coralogix else []
+    expected = shipped.pipelines_with(additions, ["otlp_grpc/viewer"])["service"]["pipelines"]
+    assert pipelines == expected
+    variables = re.findall(r"\$\{env:(\w+)\}", "".join(path.read_text() for path in tmp_path.iterdir()))
+    assert set(variables) <= set(SERVICES["otel-collector"]["environment"])
+
+
+def test_nothing_of_the_checkout_is_mounted():
+    # With a umask of 077 the containers' users could not read it.
+    mounted = {volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", [])}
+    assert mounted == {"shared"}
 
 
 def test_the_event_source_mapping_reads_the_queue_the_api_fills():
@@ -117,13 +173,13 @@ def test_the_event_source_mapping_reads_the_queue_the_api_fills():
 
 def test_the_stand_ins_are_one_image_that_is_built_once():
     of_one = [name for name, service in SERVICES.items() if service["image"] == SERVICES["sqs"]["image"]]
-    assert of_one == ["sqs", "event-source-mapping", "ingress"]
+    assert of_one == ["sqs", "event-source-mapping", "ingress", "ready"]
     assert [name for name in of_one if "build" in SERVICES[name]] == ["sqs"]
 
 
 def test_the_image_of_the_stand_ins_has_the_files_they_read():
     local = shipped.ROOT / "infrastructure/local"
-    read = re.findall(r"read_json\(\"(.+?)\"\)", (local / "event_source_mapping.py").read_text())
+    read = re.findall(r"read_json\(\"(.+?)\"\)", (local / "containers.py").read_text())
     assert read == ["event-source-mapping.json"]
     for path in ("infrastructure/foundation.yaml", *(f"infrastructure/{name}" for name in read)):  # the former: queues
         assert path in (local / "Dockerfile").read_text()

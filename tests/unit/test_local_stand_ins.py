@@ -7,7 +7,7 @@ import pytest
 
 import shipped
 import stack
-from ingress import settled
+from containers import settled
 
 
 @pytest.mark.parametrize(
