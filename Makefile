@@ -27,11 +27,12 @@ demo: ## run the whole path and show the trace; ONCE=1: one request, then exit; 
 test: ## prove it; DOCKER=1: in a container
 	@$(if $(DOCKER),exec infrastructure/local/docker.sh test)
 	$(call install,test)
-	exec .venv/bin/python -m pytest
+	exec .venv/bin/python -m pytest -n auto
 
-drills: ## break it in every way we know, and count
+drills: ## break it in every way we know, and count; then whatever else takes long
 	@$(call install,test)
-	exec .venv/bin/python -m pytest tests/faults -m ""
+	.venv/bin/python -m pytest tests/faults -m ""
+	exec .venv/bin/python -m pytest -n auto -m slow --ignore tests/faults
 
 bench: ## measure what it costs beside what people would pick instead, 15 minutes; QUICK=1: 5
 	@$(call install,test)

@@ -4,9 +4,11 @@ Instrumentations, log handlers and patches are process-wide, and the threads of 
 this process: a test sees the spans and log lines of its own thread only.
 """
 
+import functools
 import importlib.util
 import json
 import logging
+import os
 import re
 import sys
 import threading
@@ -25,10 +27,12 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.util._once import Once
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 import shipped
 from lambda_variables import GIVEN_BY_LAMBDA
 
+FOLDERS = ["deployment", "faults", "e2e", "unit", "contract"]
 VARIABLES = {
     "AWS_REGION": "us-east-1",
     "IMAGE_TAG": "test",
@@ -44,20 +48,39 @@ def own_thread():
     return lambda *_: threading.get_ident() == own
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Keep what shares something on one worker (pytest -n), and begin with what takes long.
+    """Begin with the folders whose tests take long, so that the workers (pytest -n) end together."""
+    items.sort(key=lambda item: FOLDERS.index(item.path.parent.name))
 
-    A file shares its fixtures; the tests of one stack share it; a test that starts a demo of its own shares nothing.
-    """
-    order = ["tests/deployment", "stack", "drill", "demo", "tests/e2e", "tests/faults", "tests/unit", "tests/contract"]
-    place = {}
-    for item in items:
-        path = item.path.relative_to(shipped.ROOT)
-        shared = next((name for name in ("stack", "drill", "demo") if name in item.fixturenames), None)
-        group = item.nodeid if shared == "demo" else shared or str(path)
-        item.add_marker(pytest.mark.xdist_group(group))
-        place[item] = order.index(shared or str(path.parent))
-    items.sort(key=place.get)
+
+def pytest_xdist_auto_num_workers():
+    """Let pytest -n auto start more workers than there are processors: many tests wait for most of their time."""
+    cores = os.cpu_count() or 1
+    return cores + (cores + 1) // 2
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Keep on one worker what shares something; see Scheduler."""
+    config.option.loadscopereorder = False
+    return Scheduler(config, log)
+
+
+class Scheduler(LoadScopeScheduling):
+    """Gives a worker a file, all drills, all end-to-end tests of the one stack, or one test that starts a demo."""
+
+    def _split_scope(self, nodeid):
+        path = nodeid.partition("::")[0]
+        folder = path.rpartition("/")[0]
+        if folder == "tests/e2e" and re.search(r"^def test_\w+\([^)]*\bdemo\b", read(path), re.MULTILINE):
+            return nodeid
+        return folder if folder in ("tests/e2e", "tests/faults") else path
+
+
+@functools.cache
+def read(path):
+    """Return a file of the repository."""
+    return (shipped.ROOT / path).read_text()
 
 
 class Spans(InMemorySpanExporter):
@@ -89,8 +112,8 @@ class Sqs:
     https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html
     """
 
-    MOST_BYTES = 1024 * 1024
-    MOST_ATTRIBUTES = 10
+    MAX_BYTES = 1024 * 1024
+    MAX_ATTRIBUTES = 10
     NAME = re.compile(r"(?!\.|aws\.|amazon\.|.*\.\.|.*\.$)[A-Za-z0-9_.-]{1,256}", re.IGNORECASE)
     TEXT = re.compile("[\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]+")
 
@@ -100,10 +123,10 @@ class Sqs:
         self.calls = 0
 
     def __call__(self, request, **_):
-        """Answer SendMessage."""
+        """Respond to SendMessage."""
         self.calls += 1
-        if self.fail and (answer := self.fail(request)):
-            return answer
+        if self.fail and (failure := self.fail(request)):
+            return failure
         message = json.loads(request.body)
         if refusal := self.refusal(message["MessageBody"], message.get("MessageAttributes", {})):
             return self.response(400, {"__type": "com.amazonaws.sqs#InvalidParameterValue", "message": refusal})
@@ -112,14 +135,14 @@ class Sqs:
 
     @staticmethod
     def response(status, content):
-        """Return an HTTP answer of SQS."""
+        """Return an HTTP response of SQS."""
         raw = SimpleNamespace(stream=lambda: [json.dumps(content).encode()])
         return AWSResponse("", status, {"content-type": "application/x-amz-json-1.0"}, raw)
 
     def refusal(self, body, attributes):
         """Return why SQS would refuse this message, or None."""
         size = len(body.encode(errors="surrogatepass"))
-        if len(attributes) > self.MOST_ATTRIBUTES:
+        if len(attributes) > self.MAX_ATTRIBUTES:
             return f"{len(attributes)} attributes"
         if not self.TEXT.fullmatch(body):
             return "characters of the body"
@@ -131,11 +154,11 @@ class Sqs:
             if not self.TEXT.fullmatch(attribute.get("StringValue", "")):
                 return f"value of {name}"
             size += len((name + "String" + attribute["StringValue"]).encode())
-        return f"{size} bytes" if size > self.MOST_BYTES else None
+        return f"{size} bytes" if size > self.MAX_BYTES else None
 
 
 class Api:
-    """The API under the shipped environment and the agent's instrumentations, with two doors.
+    """The API under the shipped environment and the shipped instrumentations, called in two ways.
 
     client: Flask's test client. http(raw) takes the bytes of one HTTP request through gunicorn's own parser,
     gunicorn.conf.py included, as a worker would; returns (status, body).
@@ -147,7 +170,7 @@ class Api:
         self.client = self.app.test_client()
 
     def post(self, body=b'{"customer_id":"TEST-001"}', path="/customers", **options):
-        """POST body (bytes, or anything JSON) as application/json; return Flask's answer."""
+        """POST body (bytes, or anything JSON) as application/json; return Flask's response."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         return self.client.post(path, data=content, **{"content_type": "application/json", **options})
 
@@ -157,9 +180,9 @@ class Api:
         request = next(RequestParser(config, iter([raw]), (peer, 50000)))
         config.pre_request(None, request)
         _, environ = create(request, None, (peer, 50000), ("127.0.0.1", 8000), config)
-        answered = []
-        body = b"".join(self.app(environ, lambda status, headers, exc_info=None: answered.append(status)))
-        return int(answered[0].split()[0]), body
+        statuses = []
+        body = b"".join(self.app(environ, lambda status, headers, exc_info=None: statuses.append(status)))
+        return int(statuses[0].split()[0]), body
 
     @staticmethod
     def configuration(**environment):

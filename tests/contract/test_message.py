@@ -98,7 +98,7 @@ def test_the_message_has_the_contracts_fields_and_attributes(api):
     assert list(json.loads(message["MessageBody"])) == ["customer_id", "plan", "request_id", "source"]
     attributes = message["MessageAttributes"]
     assert list(attributes) == list(CONTEXT)
-    assert len(attributes) <= api.sqs.MOST_ATTRIBUTES
+    assert len(attributes) <= api.sqs.MAX_ATTRIBUTES
     assert all(set(item) == {"DataType", "StringValue"} for item in attributes.values())
 
 

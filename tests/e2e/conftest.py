@@ -25,7 +25,7 @@ def stack(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def call(stack):
-    """call(method, path, body, headers) sends one request; returns (status, JSON answer, headers)."""
+    """call(method, path, body, headers) sends one request; returns (status, JSON response, headers)."""
 
     def send(method, path, body=None, headers=()):
         connection = http.client.HTTPConnection("127.0.0.1", stack.ports.api, timeout=20)
@@ -41,12 +41,12 @@ def call(stack):
 
 @pytest.fixture(scope="session")
 def onboard(call):
-    """onboard(path) sends one valid request and returns its 202 answer."""
+    """onboard(path) sends one valid request and returns its 202 response."""
 
     def send(path="/telemetry/smoke", **fields):
-        status, answer, _ = call("POST", path, {"customer_id": f"TEST-{uuid.uuid4()}", **fields})
-        assert status == 202, answer
-        return answer
+        status, queued, _ = call("POST", path, {"customer_id": f"TEST-{uuid.uuid4()}", **fields})
+        assert status == 202, queued
+        return queued
 
     return send
 
