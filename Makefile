@@ -14,7 +14,7 @@ command -v $(PYTHON) > /dev/null || { echo "Python 3.11 or newer is needed, or D
 $(PYTHON) infrastructure/local/install.py $(1)
 endef
 
-.PHONY: help demo test drills bench images lint lock clean
+.PHONY: help demo test drills bench picture images lint lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -37,6 +37,10 @@ drills: ## break it in every way we know, and count; then whatever else takes lo
 bench: ## measure what it costs beside what people would pick instead, 15 minutes; QUICK=1: 5
 	@$(call install,test)
 	exec .venv/bin/python tests/bench/bench.py $(if $(QUICK),--quick)
+
+picture: ## draw the front page's picture of the terminal, from a demo that runs
+	@$(call install,test)
+	exec .venv/bin/python infrastructure/local/picture.py
 
 images: ## build the three images with Docker for ARCH (amd64 or arm64)
 	@for image in cal-onboarding-api:onboarding-api cal-onboarding-lambda:onboarding-lambda cal-otel-collector:otel; do

@@ -172,12 +172,16 @@ def calls(rows):
     return Counter({(row.service, row.span, row.kind): row.calls for row in rows})
 
 
+def hint(stack: Stack) -> str:
+    """Return what to type in another terminal."""
+    return HINT.format(address=stack.url.removeprefix("http://"))
+
+
 def stay(stack: Stack, viewer: TraceViewer, coralogix: dict[str, str] | None) -> None:
     """Say how to go on, then show what happens until Ctrl-C; raises StackError when a process dies."""
-    hint = HINT.format(address=stack.url.removeprefix("http://"))
-    print(f"\n{hint}\n", flush=True)
+    print(f"\n{hint(stack)}\n", flush=True)
     accepted = (lambda: own_coralogix.accepted(stack)) if coralogix else None
-    live.follow(live.Source(stack, viewer, accepted), hint)
+    live.follow(live.Source(stack, viewer, accepted), hint(stack))
 
 
 if __name__ == "__main__":

@@ -222,7 +222,7 @@ class Screen:
 
     def show(self, lines: list[str], due: bool) -> None:
         """Draw the screen if anything on it has changed: lines and its size at once, the rest when due."""
-        self._lines += lines
+        self.add_lines(lines)
         size = self._console.size
         if due or lines or self._drawn[:1] != (size,):
             trace = self._source.trace()
@@ -231,6 +231,10 @@ class Screen:
             if content != self._drawn:
                 self._drawn = content
                 self._live.update(self.render(trace, state), refresh=True)
+
+    def add_lines(self, lines: list[str]) -> None:
+        """Take log lines, to be shown as far as there is room."""
+        self._lines += lines
 
     def render(self, trace: list[Span], viewer_state: str) -> RenderableType:
         """Return what fits on the screen."""

@@ -27,7 +27,7 @@ BUILD: list[str | Path] = [sys.executable, shipped.ROOT / "infrastructure/local/
 PROGRAM = TOOLS / "otel-desktop-viewer"
 ADDRESS = os.environ.get("LISTEN_ADDRESS") or "127.0.0.1"  # a container's image says 0.0.0.0
 PAGE_PORT = int(os.environ.get("VIEWER_PORT") or 8003)
-MAX_STORED = "256MB"  # an hour of the traffic script takes about 140; beyond it the oldest are dropped
+MAX_STORED = "256MB"  # an hour of the traffic script takes about 200; beyond it the oldest are dropped
 
 
 class Feed(grpc.GenericRpcHandler):

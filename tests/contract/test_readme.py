@@ -64,10 +64,11 @@ def test_the_front_page_is_short():
     assert len(readmes.TEXTS[readmes.FRONT_PAGE].splitlines()) <= 310
 
 
-def test_the_first_screen_has_the_picture_the_two_commands_and_a_link_for_each_reader():
+def test_the_first_screen_has_the_pictures_the_two_commands_and_a_link_for_each_reader():
     start = readmes.TEXTS[readmes.FRONT_PAGE].split("\n## ")[0]
     assert len(start.splitlines()) <= 25
-    assert re.findall(r"^!\[.+\]\((.+)\)$", start, re.M) == ["infrastructure/local/viewer/trace.png"]
+    pictures = ["infrastructure/local/screen.svg", "infrastructure/local/viewer/trace.png"]
+    assert re.findall(r"^!\[.+\]\((.+)\)$", start, re.M) == pictures
     assert "```bash\nmake demo\nmake test\n```" in start
     readers = re.findall(r"^\| ([^|]+) \| .*?\]\(([^)]+)\)", start, re.M)
     assert readers == [

@@ -1,7 +1,9 @@
 """The live view of make demo: what it makes of points, and of log lines that are written while it reads."""
 
+import html
 import io
 import math
+import re
 from collections import Counter
 from types import SimpleNamespace
 
@@ -9,6 +11,7 @@ import pytest
 from rich.console import Console
 
 import live
+import shipped
 import view
 from ingress import Point, Span
 
@@ -175,7 +178,7 @@ def drawn(spans, width=80, height=24, lines=(), rows=5):
     """Return the lines of a screen."""
     console = Console(file=io.StringIO(), width=width, height=height, color_system=None, force_terminal=True)
     screen = live.Screen(console, source := Source(spans, rows), HINT)
-    screen._lines += lines
+    screen.add_lines(list(lines))
     rendered = screen.render(source.trace(), source.viewer_state("a"))
     return ["".join(segment.text for segment in line).rstrip() for line in console.render_lines(rendered)]
 
@@ -236,3 +239,15 @@ def test_the_last_request_is_the_newest_one_that_is_processed_or_settled():
     assert live.last_request(third, NOW) == third
     assert live.last_request(second + first + batch + third, NOW) == second
     assert live.last_request(second + first + batch + third, NOW + live.SETTLED + 1) == third
+
+
+def test_the_front_pages_picture_shows_the_view_as_it_is():
+    picture = html.unescape((shipped.ROOT / "infrastructure/local/screen.svg").read_text()).replace("\xa0", " ")
+    texts = [text.strip() for text in re.findall(r">([^<>]+)</text>", picture)]
+    for line in (shipped.ROOT / "tests/golden-trace.txt").read_text().splitlines():
+        name, kind, service = re.split(r" {2,}", line.strip())[0], *line.split()[-2:]
+        assert {name, kind, service} <= set(texts)
+    assert [column.header for column in live.red_table([]).columns] == [
+        heading for heading in ("service", "span", "kind", "calls", "errors", "calls/s", "p95 ms") if heading in texts
+    ]
+    assert "@font-face" not in picture
