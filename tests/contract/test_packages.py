@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import fnmatch
+import functools
 import importlib.metadata
 import importlib.util
 import re
@@ -31,7 +32,7 @@ GROUPS = tomllib.loads((shipped.ROOT / "pyproject.toml").read_text())["dependenc
 # The group that declares what the Python files of a folder import.
 GROUP_OF = {"onboarding-api/": "api", "onboarding-lambda/": "lambda", "infrastructure/local/": "demo", "tests/": "dev"}
 # What the bench compares with has virtual environments of its own.
-OF_PEERS = ("tests/bench/functions/", "tests/bench/programs/", "tests/deployment/shims/")
+OF_PEERS = ("tests/bench/functions/", "tests/bench/programs/")
 
 
 @pytest.mark.parametrize("image", [API, FUNCTION, DEMO], ids=["api", "function", "demo"])
@@ -105,9 +106,11 @@ def declared(group):
     return own.union(*(declared(entry["include-group"]) for entry in GROUPS[group] if isinstance(entry, dict)))
 
 
+installed_packages = functools.cache(importlib.metadata.packages_distributions)
+
+
 def installed_modules(path):
     """Yield the specs of the installed modules that a file imports, or imports something from."""
-    packages = importlib.metadata.packages_distributions()
     for node in ast.walk(ast.parse(path.read_text())):
         names = []
         if isinstance(node, ast.Import):
@@ -115,28 +118,29 @@ def installed_modules(path):
         elif isinstance(node, ast.ImportFrom):
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         for name in names:
-            if name.split(".")[0] in packages:
+            if name.split(".")[0] in installed_packages():
                 with contextlib.suppress(ModuleNotFoundError):  # a class or a function
                     yield importlib.util.find_spec(name)
 
 
-@pytest.fixture(scope="module")
-def owners():
-    """The distribution of every installed module, as {file: name}: several share the package opentelemetry."""
-    return {
-        str(distribution.locate_file(file)): distribution.name.lower()
-        for distribution in importlib.metadata.distributions()
-        for file in distribution.files
-        if file.suffix in (".py", ".so")
-    }
+@functools.cache
+def files_of(distribution):
+    """Return the files of an installed distribution."""
+    return {str(file.locate()) for file in importlib.metadata.files(distribution)}
+
+
+def distribution_of(spec):
+    """Return the name of the distribution of an installed module; several share packages, such as opentelemetry."""
+    names = set(installed_packages()[spec.name.split(".")[0]])
+    return next((name for name in names if len(names) == 1 or spec.origin in files_of(name)), None)
 
 
 @pytest.mark.parametrize("folder", GROUP_OF)
-def test_every_package_that_is_imported_is_declared(folder, owners):
+def test_every_package_that_is_imported_is_declared(folder):
     listed = subprocess.run(["git", "ls-files", f"{folder}*.py"], cwd=shipped.ROOT, capture_output=True, check=True)
     files = [file for file in listed.stdout.decode().split() if not file.startswith(OF_PEERS)]
-    needed = {owners.get(spec.origin) for file in files for spec in installed_modules(shipped.ROOT / file) if spec}
-    assert needed - {None} - declared(GROUP_OF[folder]) == set()
+    specs = [spec for file in files for spec in installed_modules(shipped.ROOT / file) if spec]
+    assert {distribution_of(spec).lower() for spec in specs if spec.origin} - declared(GROUP_OF[folder]) == set()
 
 
 def sends(pattern, path):
