@@ -23,7 +23,7 @@ SIMULATIONS = ("failure", "failure_once", "slow")  # what the Lambda is to do wi
 MAX_BODY = 64 * 1024  # bytes
 HTTP_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 ERROR_MESSAGES: dict[int, str | None] = {  # by status; a 400 says what is wrong with the body
-    404: "There is no such path.",
+    404: "This is the customer onboarding API: POST JSON with a customer_id to /telemetry/smoke or /customers.",
     413: "The body may have at most 64 KiB.",
     415: "Content-Type must be application/json.",
     503: "The queue did not accept the request; try again.",

@@ -14,6 +14,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 LIMIT = 64 * 1024
 JSON = "application/json"
+WHAT_TO_POST = "This is the customer onboarding API: POST JSON with a customer_id to /telemetry/smoke or /customers."
 TOO_PRECISE = "A number is out of the range or precision of a 64-bit float; send it as a string."
 
 
@@ -112,7 +113,8 @@ def test_a_request_that_goes_nowhere_gets_its_status_and_a_message(api, status, 
         (400, "The body must be a JSON object.", {"data": b"[]"}),
         (400, "customer_id must be a string of 1 to 64 characters out of A-Z, a-z, 0-9, _ and -.", {"data": b"{}"}),
         (400, TOO_PRECISE, {"data": customer(',"x":1e400')}),
-        (404, "There is no such path.", {"path": "/nowhere"}),
+        (404, WHAT_TO_POST, {"path": "/nowhere"}),
+        (404, WHAT_TO_POST, {"path": "/", "method": "GET"}),
         (405, "The method is not allowed for the requested URL.", {"method": "PUT"}),
         (413, "The body may have at most 64 KiB.", {"data": padded(LIMIT + 1)}),
         (415, "Content-Type must be application/json.", {"content_type": "text/plain"}),

@@ -31,6 +31,7 @@ HOSTILE_HOSTS = [
         "a/health?b",
         "a/health?",
         "a/health#",
+        "a/favicon.ico?",
         "/health?",
         "user@a/health",
         "user:x@a/health?",
@@ -74,6 +75,12 @@ def test_no_request_target_that_reaches_a_route_switches_tracing_off(api, target
 def test_health_is_never_traced(api, host, target):
     status, _ = api.http(post(target, host=host, method="GET", body=b""))
     assert (status, names(api)) == (200, [])
+
+
+@pytest.mark.parametrize("target", ["/favicon.ico", "/favicon.ico?x=1", "http://api/favicon.ico"])
+def test_the_icon_that_every_browser_asks_for_is_never_traced(api, target):
+    status, _ = api.http(post(target, method="GET", body=b""))
+    assert (status, names(api)) == (404, [])
 
 
 @pytest.mark.parametrize(
