@@ -32,7 +32,7 @@ test: ## prove it; DOCKER=1: in a container
 drills: ## break it in every way we know, and count; then whatever else takes long
 	@$(call install,test)
 	.venv/bin/python -m pytest tests/faults -m ""
-	exec .venv/bin/python -m pytest -n auto -m slow --ignore tests/faults
+	.venv/bin/python -m pytest -n auto -m slow --ignore tests/faults || [[ $$? == 5 ]] # 5: nothing else is slow
 
 bench: ## measure what it costs beside what people would pick instead, 15 minutes; QUICK=1: 5
 	@$(call install,test)
