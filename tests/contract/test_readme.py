@@ -141,6 +141,15 @@ def test_the_front_page_knows_the_queue_the_mapping_and_the_role():
     assert [set(statement["Action"]) for statement in statements] == [set(re.findall(r"`(sqs:\w+)`", text))]
 
 
+def test_the_queues_name_is_in_neither_program():
+    assert "in neither program: `git grep -l cal-onboarding-queue" in " ".join(
+        readmes.TEXTS[readmes.FRONT_PAGE].split()
+    )
+    programs = [path for name in ("onboarding-api", "onboarding-lambda") for path in (shipped.ROOT / name).glob("*.py")]
+    assert programs
+    assert [path for path in programs if "cal-onboarding-" in path.read_text()] == []
+
+
 def test_the_table_of_dimensions_is_that_of_the_collector():
     collector = yaml.safe_load((shipped.ROOT / "otel/coralogix-collector.yaml").read_text())
     rows = re.findall(r"^\| (`.+?) \|", readmes.section(readmes.TELEMETRY, "## The configuration"), re.M)
