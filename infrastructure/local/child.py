@@ -17,7 +17,7 @@ START_SECONDS = STOP_SECONDS = 30.0
 
 
 class StackError(Exception):
-    """Something of the stack can't start or has died; the message is a sentence that names it."""
+    """Something of the stack can't start or has died; the message names it."""
 
 
 def poll_until(check: Callable[[], Result], what: str, timeout: float = 30.0) -> Result:
@@ -98,7 +98,7 @@ class Child:
         return self
 
     def last_words(self) -> str:
-        """Return a sentence with the last line of the log."""
+        """Return a message with the last line of the log."""
         lines = self.log_file.read_text(errors="replace").split("\n")
         return f"Its last words in {self.log_file}: {next((line for line in reversed(lines) if line.strip()), 'none')}"
 

@@ -74,8 +74,8 @@ def test_the_function_accepts_what_the_api_sends_and_is_its_child(api, function,
     ],
 )
 def test_whatever_the_api_accepts_the_function_onboards(api, function, body):
-    answer = api.post(body)
-    assert answer.status_code == 202
+    response = api.post(body)
+    assert response.status_code == 202
     assert function.invoke(event(api.sqs.messages)) == {"batchItemFailures": []}
 
 

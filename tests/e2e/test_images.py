@@ -76,8 +76,8 @@ def test_the_golden_trace_comes_out_of_the_images(containers):
     connection = http.client.HTTPConnection("127.0.0.1", containers.ports.api, timeout=20)
     body = json.dumps({"customer_id": "TEST-001"})
     connection.request("POST", "/telemetry/smoke", body, {"Content-Type": "application/json"})
-    answer = connection.getresponse()
-    trace_id = json.loads(answer.read())["trace_id"]
+    response = connection.getresponse()
+    trace_id = json.loads(response.read())["trace_id"]
     connection.close()
 
     def spans():

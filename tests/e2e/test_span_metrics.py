@@ -7,7 +7,7 @@ import pytest
 from stack import poll_until
 
 CUMULATIVE = 2  # https://github.com/open-telemetry/opentelemetry-proto: AggregationTemporality
-SEED_BUCKETS_MS = [2, 4, 6, 8, 10, 50, 100, 200, 400, 800, 1000, 1400, 2000, 5000, 10000, 15000]
+BUCKETS_MS = [2, 4, 6, 8, 10, 50, 100, 200, 400, 800, 1000, 1400, 2000, 5000, 10000, 15000]
 STANDARD = ["span.name", "http.method", "http.status_code", "http.response.status_code", "service.version"]
 DIMENSIONS = {"": STANDARD, "compact.": []}
 
@@ -65,7 +65,7 @@ def test_names_units_temporality_and_buckets_are_those_coralogix_reads(stack, pr
     points = poll_until(lambda: find() if len(find()) == 2 else None, "both metrics")
     duration = points[f"{prefix}duration"]
     assert (duration.unit, duration.temporality) == ("ms", CUMULATIVE)
-    assert list(duration.value.explicit_bounds) == SEED_BUCKETS_MS
+    assert list(duration.value.explicit_bounds) == BUCKETS_MS
     assert points[f"{prefix}calls"].temporality == CUMULATIVE
 
 
