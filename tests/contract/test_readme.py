@@ -42,7 +42,9 @@ HEADINGS = [
     "## License",
 ]
 LINKS = [
-    (path, target) for path, text in readmes.TEXTS.items() for target in sorted(set(re.findall(r"\]\(([^)]+)\)", text)))
+    (path, target)
+    for path, text in readmes.TEXTS.items()
+    for target in sorted(set(re.findall(r"(?:\]\(|<img src=\")([^)\"]+)", text)))
 ]
 
 
@@ -68,9 +70,9 @@ def test_the_first_screen_has_the_pictures_the_two_commands_and_a_link_for_each_
     start = readmes.TEXTS[readmes.FRONT_PAGE].split("\n## ")[0]
     assert len(start.splitlines()) <= 25
     pictures = ["infrastructure/local/screen.svg", "infrastructure/local/viewer/trace.png"]
-    assert re.findall(r"^!\[.+\]\((.+)\)$", start, re.M) == pictures
+    assert re.findall(r'^<img src="([^"]+)" width="49%" alt="[^"]+">$', start, re.M) == pictures
     assert "```bash\nmake demo # runs the whole path and shows the trace\nmake test # tests it\n```" in start
-    readers = re.findall(r"^\| ([^|]+) \| .*?\]\(([^)]+)\)", start, re.M)
+    readers = re.findall(r"^\| (\w[^|]+) \| .*?\]\(([^)]+)\)", start, re.M)
     assert readers == [
         ("see it", readmes.DEMO),
         ("copy it", "#opentelemetry-implementation-details"),
