@@ -30,8 +30,8 @@ ERROR_MESSAGES: dict[int, str | None] = {  # by status; a 400 says what is wrong
 }
 CONTEXT_ATTRIBUTES = ("traceparent", "tracestate", "baggage")
 # A slow queue costs a caller at most two attempts of 1 s to connect and 2 s to respond, then a 503.
-SQS_CONFIG = Config(connect_timeout=1, read_timeout=2, retries={"mode": "standard", "total_max_attempts": 2})
-
+RETRIES = {"mode": "standard", "total_max_attempts": 2}
+SQS_CONFIG = Config(connect_timeout=1, read_timeout=2, retries=RETRIES, max_pool_connections=80)  # one a thread
 log = logging.getLogger("onboarding-api")
 tracer = trace.get_tracer("onboarding-api")
 
@@ -39,13 +39,21 @@ tracer = trace.get_tracer("onboarding-api")
 def create_app() -> Flask:
     """Return the Flask application; reads QUEUE_URL and AWS_REGION, and raises KeyError naming a missing one."""
     logging.basicConfig(format="%(levelname)s %(message)s")
-    log.setLevel(logging.INFO)
+    logging.getLogger().setLevel(logging.CRITICAL)  # or a caller can have a library log a line that quotes the request
+    for name in ("onboarding-api", "app", "opentelemetry.exporter", "opentelemetry.sdk"):
+        logging.getLogger(name).setLevel(logging.INFO)
     queue_url = os.environ["QUEUE_URL"]
     sqs = boto3.client("sqs", region_name=os.environ["AWS_REGION"], config=SQS_CONFIG)
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY + 1  # one more: a longer chunked body is cut there without an error
     app.url_map.merge_slashes = False  # or /telemetry//smoke would be a redirect, and its span named after the raw path
     app.register_error_handler(HTTPException, _error_response)
+
+    @app.before_request
+    def name_span() -> None:
+        # Auto-instrumentation names the span after the raw path, and every new span name is a new metric series.
+        if request.url_rule is None or request.method == "OPTIONS":
+            trace.get_current_span().update_name(request.method if request.method in HTTP_METHODS else "HTTP")
 
     @app.post("/telemetry/smoke")
     def smoke() -> tuple[dict[str, str], int]:
@@ -69,8 +77,7 @@ def _accept(sqs: Any, queue_url: str, source: str) -> tuple[dict[str, str], int]
     trace_id = trace.format_trace_id(trace.get_current_span().get_span_context().trace_id)
     try:
         message_id = queue_for_processing(sqs, queue_url, body)
-    except Exception as error:  # botocore raises more than its own: stale credentials, a proxy's page, odd JSON
-        # Not the error's text, which may quote the message; the span has it.
+    except Exception as error:  # botocore raises more than its own; what it says may quote the message, so not logged
         cause = error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__
         log.error("SQS did not accept request_id=%s trace_id=%s: %r", ids["request_id"], trace_id, cause)
         raise ServiceUnavailable(retry_after=5) from error
@@ -82,8 +89,7 @@ def _read_message(source: str) -> tuple[dict[str, Any], str]:
     if request.mimetype != "application/json":
         abort(415)
     try:
-        received = request.get_data()
-        if len(received) > MAX_BODY:
+        if len(received := request.get_data()) > MAX_BODY:
             abort(413)
         message = json.loads(received.decode(), parse_float=_exact_float)
         _validate(message, source)
@@ -97,8 +103,7 @@ def _read_message(source: str) -> tuple[dict[str, Any], str]:
 
 def _exact_float(text: str) -> float:
     """Return the number; aborts with 400 when the float is another one, as of 9007199254740993.0 or 1e400."""
-    number = float(text)
-    if Decimal(repr(number)) != Decimal(text):
+    if Decimal(repr(number := float(text))) != Decimal(text):
         abort(400, "A number is out of the range or precision of a 64-bit float; send it as a string.")
     return number
 
@@ -129,21 +134,16 @@ def queue_for_processing(sqs: Any, queue_url: str, body: str) -> str:
         context = {key: carrier[key] for key in CONTEXT_ATTRIBUTES if carrier.get(key)}  # SQS rejects empty values
         attributes = {key: {"DataType": "String", "StringValue": value} for key, value in context.items()}
         response = sqs.send_message(QueueUrl=queue_url, MessageBody=body, MessageAttributes=attributes)
-        message_id = response.get("MessageId")
-        if not (isinstance(message_id, str) and ID.fullmatch(message_id)):
+        if not (isinstance(message_id := response.get("MessageId"), str) and ID.fullmatch(message_id)):
             raise LookupError("SQS responded without a MessageId")
         span.set_attribute("messaging.message.id", message_id)
-        log.info(
-            "PRODUCER trace_id=%s message_id=%s", trace.format_trace_id(span.get_span_context().trace_id), message_id
-        )
+        trace_id = trace.format_trace_id(span.get_span_context().trace_id)
+        log.info("PRODUCER trace_id=%s message_id=%s", trace_id, message_id)
         return message_id
 
 
 def _error_response(error: HTTPException) -> Response:
     """Return any HTTP error as {"error": message}, with the headers (Allow, Retry-After) that belong to it."""
-    if request.url_rule is None:
-        # Auto-instrumentation names the span after the raw path, and every new span name is a new metric series.
-        trace.get_current_span().update_name(request.method if request.method in HTTP_METHODS else "HTTP")
     response = error.get_response()
     response.data = json.dumps({"error": ERROR_MESSAGES.get(error.code or 500, error.description)}) + "\n"
     response.content_type = "application/json"

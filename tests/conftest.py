@@ -224,6 +224,9 @@ def sqs():
 @pytest.fixture(scope="module")
 def loaded_api():
     """The API, loaded once for each test module."""
+    levels = {
+        name: logging.getLogger(name).level for name in (None, "app", "opentelemetry.exporter", "opentelemetry.sdk")
+    }
     environment = shipped.container_environment("onboarding-api", VARIABLES)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
@@ -256,6 +259,8 @@ def loaded_api():
         yield Api(load("onboarding-api/app.py"), spans, sqs)
         BotocoreInstrumentor().uninstrument()
         FlaskInstrumentor().uninstrument()
+    for name, level in levels.items():  # the application sets them, for the whole process
+        logging.getLogger(name).setLevel(level)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 LIMIT = 64 * 1024
 JSON = "application/json"
 WHAT_TO_POST = "This is the customer onboarding API: POST JSON with a customer_id to /telemetry/smoke or /customers."
+LOSSES = ("opentelemetry.exporter", "opentelemetry.sdk")  # the loggers that say what did not arrive
 TOO_PRECISE = "A number is out of the range or precision of a 64-bit float; send it as a string."
 
 
@@ -124,6 +125,24 @@ def test_an_error_says_what_to_do(api, status, message, request_):
     defaults = {"path": "/customers", "method": "POST", "data": customer(), "content_type": JSON}
     response = api.client.open(**{**defaults, **request_})
     assert (response.status_code, response.json) == (status, {"error": message})
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/customers", {"OPTIONS", "POST"}),
+        ("/telemetry/smoke", {"OPTIONS", "POST"}),
+        ("/health", {"GET", "HEAD", "OPTIONS"}),
+    ],
+)
+def test_options_of_a_route_names_its_methods(api, path, allowed):
+    response = api.client.options(path)
+    assert (response.status_code, response.data) == (200, b"")
+    assert set(response.headers["Allow"].split(", ")) == allowed
+
+
+def test_there_are_no_options_of_an_unknown_path(api):
+    assert api.client.options("/nowhere").status_code == 404
 
 
 def test_a_wrong_method_is_told_the_right_one(api):
@@ -380,6 +399,23 @@ def test_an_accepted_request_leaves_one_line_with_its_trace_and_message(api, cap
     (line,) = [record.getMessage() for record in caplog.records if record.name == "onboarding-api"]
     assert line == f"PRODUCER trace_id={response['trace_id']} message_id={response['message_id']}"
     assert re.fullmatch("[0-9a-f]{32}", response["trace_id"])
+
+
+def test_no_library_logs_what_a_caller_can_drive(api):
+    api.post()  # some loggers are made with the first request
+    libraries = ("boto", "flask", "gunicorn.http", "opentelemetry", "requests", "urllib3", "werkzeug")
+    known = [name for name in logging.root.manager.loggerDict if name.startswith(libraries)]
+    assert len(known) > 50
+    loud = {name for name in known if logging.getLogger(name).isEnabledFor(logging.ERROR)}
+    assert {name for name in loud if not name.startswith(LOSSES)} == set()
+
+
+@pytest.mark.parametrize(
+    "name", ["opentelemetry.exporter.otlp.proto.grpc.exporter", "opentelemetry.sdk._shared_internal"]
+)
+def test_spans_that_are_lost_are_logged(api, name):
+    assert name.startswith(LOSSES)
+    assert logging.getLogger(name).isEnabledFor(logging.WARNING)
 
 
 def test_nothing_of_the_customer_is_on_a_span(api):
