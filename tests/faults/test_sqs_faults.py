@@ -34,6 +34,20 @@ def test_sqs_fails(drill):
     assert (row.accepted, row.processed, row.lost) == (10, 10, 0)
 
 
+def test_a_proxys_page_instead_of_sqs(drill):
+    page = b"<html>Zugriff verweigert f\xfcr diese Adresse</html>"
+    with drill.proxy(drill.stack.api, SQS) as proxy:
+        with drill.fault():
+            head = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+            proxy.mode, proxy.reply = "respond", head % len(page) + page
+            responses = drill.load(10)
+        proxy.mode = "pass"
+        drill.load(10)
+        row = drill.account()
+    assert {response.status for response in responses} == {503}
+    assert (row.accepted, row.processed, row.lost) == (10, 10, 0)
+
+
 @slow
 def test_sqs_unreachable(drill):
     with unreachable_port() as port:

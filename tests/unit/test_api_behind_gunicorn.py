@@ -1,9 +1,15 @@
 """The API behind gunicorn's own request parser and gunicorn.conf.py: what a hostile client can do to it."""
 
+import inspect
 from types import SimpleNamespace
 
 import pytest
+from gunicorn import util
+from gunicorn.http.body import Body
 from gunicorn.http.errors import ParseException
+from gunicorn.http.parser import Parser
+from gunicorn.http.unreader import SocketUnreader
+from gunicorn.workers import gthread
 
 CUSTOMER = b'{"customer_id":"TEST-001"}'
 TRACEPARENT = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
@@ -106,12 +112,28 @@ def test_an_unrouted_path_is_no_span_name(api, target):
 
 @pytest.mark.parametrize(
     ("method", "name"),
-    [("GET", "GET"), ("PUT", "PUT"), ("DELETE", "DELETE"), ("PATCH", "PATCH"), ("TRACE", "HTTP"), ("BREW", "HTTP")],
+    [
+        ("GET", "GET"),
+        ("PUT", "PUT"),
+        ("DELETE", "DELETE"),
+        ("PATCH", "PATCH"),
+        ("HEAD", "HEAD"),
+        ("TRACE", "HTTP"),
+        ("BREW", "HTTP"),
+    ],
 )
 @pytest.mark.parametrize(("target", "status"), [("/customers", 405), ("/x", 404), ("/telemetry/smoke", 405)])
 def test_a_wrong_or_made_up_method_is_a_bounded_span_name(api, method, name, target, status):
     assert api.http(post(target, method=method))[0] == status
     assert names(api) == [name]
+
+
+@pytest.mark.parametrize(
+    ("target", "status"), [("/customers", 200), ("/telemetry/smoke", 200), ("/x", 404), ("*", 404)]
+)
+def test_options_share_one_span_name(api, target, status):
+    assert api.http(post(target, method="OPTIONS"))[0] == status
+    assert names(api) == ["OPTIONS"]
 
 
 def test_a_routed_request_is_named_after_its_route_whatever_its_query(api):
@@ -123,7 +145,7 @@ CONTEXT = (f"traceparent: {TRACEPARENT}", "tracestate: vendor=value", "baggage: 
 
 
 @pytest.mark.parametrize("trust", [None, "", "false", "0", "no", "yes please"])
-def test_a_strangers_context_is_dropped(api, monkeypatch, trust):
+def test_a_untrusted_callers_context_is_dropped(api, monkeypatch, trust):
     monkeypatch.delenv("TRUST_INCOMING_TRACE_CONTEXT")
     given = {} if trust is None else {"TRUST_INCOMING_TRACE_CONTEXT": trust}
     assert api.http(post("/customers", *CONTEXT), **given)[0] == 202
@@ -134,7 +156,7 @@ def test_a_strangers_context_is_dropped(api, monkeypatch, trust):
 
 
 @pytest.mark.parametrize("headers", [CONTEXT, tuple(header.upper() for header in CONTEXT), (*CONTEXT, CONTEXT[2])])
-def test_a_strangers_context_is_dropped_in_every_spelling(api, headers):
+def test_a_untrusted_callers_context_is_dropped_in_every_spelling(api, headers):
     api.http(post("/customers", *headers))
     assert list(api.sqs.messages[0]["MessageAttributes"]) == ["traceparent"]
     assert api.spans.one("POST /customers").parent is None
@@ -149,7 +171,7 @@ def test_exactly_the_three_context_headers_are_dropped_or_kept(api, trust, kept)
     assert request.headers == [(name, "value") for name in names if name not in dropped]
 
 
-def test_a_stranger_cannot_switch_tracing_off_with_an_unsampled_context(api):
+def test_an_untrusted_caller_cannot_switch_tracing_off_with_an_unsampled_context(api):
     api.http(post("/customers", f"traceparent: {TRACEPARENT[:-2]}00"))
     assert len(names(api)) == 3
 
@@ -222,14 +244,14 @@ def test_a_hostile_context_from_a_trusted_edge_costs_no_message(api, header):
         pytest.param(400, chunks(CUSTOMER, end=b"0\r\n"), id="cut in the last chunk"),
     ],
 )
-def test_a_chunked_body_is_accepted_or_refused_and_never_our_error(api, status, body):
-    answered, answer = api.http(post("/customers", CHUNKED, body=body))
-    assert answered == status, answer
+def test_a_chunked_body_is_accepted_or_rejected_and_never_our_error(api, status, body):
+    responded, content = api.http(post("/customers", CHUNKED, body=body))
+    assert responded == status, content
     assert len(api.sqs.messages) == (1 if status == 202 else 0)
-    assert answer.startswith(b'{"customer_id"' if status == 202 else b'{"error": "')
+    assert content.startswith(b'{"customer_id"' if status == 202 else b'{"error": "')
 
 
-def test_a_body_shorter_than_its_length_is_refused(api):
+def test_a_body_shorter_than_its_length_is_rejected(api):
     assert api.http(post()[:-1])[0] == 400
 
 
@@ -247,3 +269,25 @@ def test_a_body_shorter_than_its_length_is_refused(api):
 def test_malformed_http_never_reaches_the_application(api, raw):
     with pytest.raises(ParseException):
         api.http(raw)
+
+
+def test_malformed_chunks_are_called_that(api):
+    _, content = api.http(post("/customers", CHUNKED, body=b"zz\r\n"))
+    assert content == b'{"error": "The body is not valid chunked encoding."}\n'
+
+
+def test_a_load_balancer_closes_first(api):
+    assert api.configuration().keepalive > 60  # the time-out of an Application Load Balancer, in seconds
+
+
+def test_each_thread_has_a_connection_to_sqs(api):
+    assert api.module.SQS_CONFIG.max_pool_connections >= api.configuration().threads
+
+
+def test_what_the_configuration_changes_in_gunicorn_is_there():
+    """They are no settings: gunicorn may rename them. tests/e2e/test_api_connections.py shows what they do."""
+    assert list(inspect.signature(SocketUnreader.chunk).parameters)[1:] == ["size_hint"]
+    assert gthread.DEFAULT_WORKER_DATA_TIMEOUT > 0
+    assert {"timeout", "max_drain"} <= inspect.signature(util.close_graceful).parameters.keys()
+    assert Body(None).failed is False
+    assert Parser({}, iter([]), None).unreader
