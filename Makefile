@@ -52,7 +52,7 @@ lint: ## check style, types, images and workflows
 	.venv/bin/ruff check . tests/deployment/shims/aws
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy infrastructure/local
-	.venv/bin/mypy --strict onboarding-api/app.py onboarding-api/gunicorn.conf.py
+	.venv/bin/mypy --strict onboarding-api onboarding-api/gunicorn.conf.py
 	.venv/bin/mypy --strict onboarding-lambda
 	.venv/bin/shellcheck $$(git ls-files '*.sh' .ci/run) tests/deployment/shims/{curl,docker,sleep}
 	.venv/bin/cfn-lint infrastructure/foundation.yaml

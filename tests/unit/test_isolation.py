@@ -25,6 +25,7 @@ def test_a_span_that_ends_in_another_thread_is_not_the_tests(api, in_another_thr
 
 def test_a_line_that_another_thread_logs_is_not_the_tests(caplog, in_another_thread):
     log = logging.getLogger("event_source_mapping")
+    caplog.set_level(logging.WARNING, log.name)
     in_another_thread(lambda: log.warning("of another thread"))
     log.warning("of this thread")
     assert caplog.messages == ["of this thread"]
