@@ -81,7 +81,7 @@ class Api:
         return False
 
     def log(self):
-        """Return the lines that it has logged so far, but for those of the exporter, which can't reach the Collector."""
+        """Return the lines logged so far, but for those of the exporter, which can't reach the Collector."""
         lines = self._log_file.read_text().splitlines()
         return [line for line in lines if not re.search("Failed to export|Transient error", line)]
 
