@@ -1,13 +1,12 @@
 """What the containers of compose.yaml run that stand in for something: containers.py PROGRAM.
 
 ingress: Coralogix, and the terminal: prints each trace when it is whole, and the RED metrics when they have changed;
-event-source-mapping: delivers; ready: says what to type; dead-letters: prints what is in the dead-letter queue.
+event-source-mapping: delivers; ready: says what to type.
 """
 
 from __future__ import annotations
 
 import collections
-import json
 import logging
 import os
 import shutil
@@ -113,23 +112,10 @@ def ready() -> None:
     signal.pause()
 
 
-def dead_letters() -> None:
-    """Print the messages in the dead-letter queue, a line each, and leave them there."""
-    from event_source_mapping import DEAD_LETTER_QUEUE, sqs_client
-
-    sqs = sqs_client(os.environ["AWS_REGION"])
-    url = sqs.get_queue_url(QueueName=DEAD_LETTER_QUEUE)["QueueUrl"]
-    options = {"MaxNumberOfMessages": 10, "VisibilityTimeout": 0, "MessageAttributeNames": ["All"]}
-    for message in sqs.receive_message(QueueUrl=url, **options).get("Messages", []):
-        attributes = {name: value.get("StringValue") for name, value in message.get("MessageAttributes", {}).items()}
-        print(json.dumps({"message_id": message["MessageId"], **attributes, "body": message["Body"]}))
-
-
 PROGRAMS = {
     "ingress": ingress,
     "event-source-mapping": event_source_mapping,
     "ready": ready,
-    "dead-letters": dead_letters,
 }
 
 

@@ -24,7 +24,7 @@ demo() {
   build demo
   if [[ -t 0 && -t 1 ]]; then terminal=(--tty --interactive); fi
   # shellcheck disable=SC2086 # options are words
-  exec docker run --rm --init ${terminal[@]+"${terminal[@]}"} \
+  exec docker run --rm --init --name cal-onboarding-demo ${terminal[@]+"${terminal[@]}"} \
     --publish "127.0.0.1:$port:$port" --publish "127.0.0.1:$viewer_port:$viewer_port" \
     --env "PORT=$port" --env "VIEWER_PORT=$viewer_port" --env CORALOGIX_DOMAIN --env CORALOGIX_PRIVATE_KEY \
     ${RUN_OPTIONS:-} cal-onboarding-demo:local ${ONCE:+--once}

@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, ClassVar
 
@@ -41,6 +42,10 @@ VIEWER = "github.com/CtrlSpice/otel-desktop-viewer"
 ACTIONLINT = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12"  # checks .github/workflows
 
 VENV = ROOT / ".venv"
+LOCK, DEMO_LOCK = (
+    ROOT / "requirements.lock",
+    ROOT / "infrastructure/local/requirements.txt",
+)  # the second is part of the first
 COLLECTOR, EMULATOR, VIEWER_PROGRAM = TOOLS / "otelcol", TOOLS / "aws-lambda-rie", TOOLS / "otel-desktop-viewer"
 WORK = TOOLS / "install"  # logs, and the caches until nothing needs them any more
 MEGABYTES = {
@@ -149,16 +154,16 @@ def reason(output: str) -> str:
 
 def make_environment(step: Step) -> None:
     """Make .venv/, with pip and nothing else."""
-    (VENV / "installed").unlink(missing_ok=True)
+    for stamp in ("demo", "installed"):
+        (VENV / stamp).unlink(missing_ok=True)
     step.do("making .venv", [sys.executable, "-m", "venv", "--clear", VENV])
+    (VENV / "made").touch()
 
 
-def install_packages(step: Step) -> None:
-    """Install what requirements.lock names into .venv/, with uv, which is faster, or with pip."""
-    lock = ROOT / "requirements.lock"
-    packages = re.findall(r"^(?:\S+==\S+).*?(?<!\\)$", lock.read_text(), re.MULTILINE | re.DOTALL)
+def install_packages(step: Step, lock: Path, stamp: Path) -> None:
+    """Install what a lock file names into .venv/, with uv, which is faster, or with pip."""
     uv = WORK / "uv.txt"
-    uv.write_text("\n".join(package for package in packages if package.startswith("uv==")))
+    uv.write_text(next(package for package in packages_of(LOCK) if package.startswith("uv==")))
     pip_install(step, "installing uv", "--requirement", uv)
     archives = WORK / "uv/archive-v0"
 
@@ -173,9 +178,14 @@ def install_packages(step: Step) -> None:
     environment = {**os.environ, "UV_CACHE_DIR": str(WORK / "uv")}
     output = step.do("installing", install, unpacked, optional=True, env=environment)
     if not re.search(r"^(Installed|Checked|Audited) ", output, re.MULTILINE):
-        pip_install(step, "installing", "--requirement", lock, total=len(packages))
-    (VENV / "installed").touch()
+        pip_install(step, "installing", "--requirement", lock, total=len(packages_of(lock)))
+    stamp.touch()
     remove(WORK / "uv", WORK / "pip")
+
+
+def packages_of(lock: Path) -> list[str]:
+    """Return the packages of a lock file, each with its hashes."""
+    return re.findall(r"^(?:\S+==\S+).*?(?<!\\)$", lock.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def pip_install(step: Step, doing: str, *arguments: object, total: int = 0, command: str = "install") -> None:
@@ -309,9 +319,9 @@ def missing_steps(target: str) -> list[Step]:
     if target == "viewer":
         return [] if VIEWER_PROGRAM.exists() else [Step("Trace viewer", install_viewer)]
     steps = []
-    installed, lock = VENV / "installed", ROOT / "requirements.lock"
-    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-        steps.append(Step("Python packages", install_packages))
+    lock, stamp = (DEMO_LOCK, VENV / "demo") if target == "demo" else (LOCK, VENV / "installed")
+    if not any(is_newer(VENV / name, lock) for name in {stamp.name, "installed"}):
+        steps.append(Step("Python packages", partial(install_packages, lock=lock, stamp=stamp)))
     if target == "lint" and not (TOOLS / "actionlint").exists():
         steps.append(Step("actionlint", install_actionlint))
     if target in ("python", "lint"):
@@ -321,6 +331,11 @@ def missing_steps(target: str) -> list[Step]:
     if not os.environ.get("OTELCOL") and not preflight.manifest_modules() <= preflight.collector_modules(COLLECTOR):
         steps.append(Step("Collector", install_collector))
     return steps
+
+
+def is_newer(stamp: Path, lock: Path) -> bool:
+    """Return whether a lock file was installed since it was changed."""
+    return stamp.exists() and stamp.stat().st_mtime >= lock.stat().st_mtime
 
 
 def check(target: str, steps: list[Step]) -> None:
@@ -387,7 +402,7 @@ def install(target: str) -> None:
         print(f"Installing into .venv/ and .tools/, once; logs in {WORK}:", flush=True)
         if target == "demo" and (compiler := missing_compiler()):
             print(f"  There is no {compiler}, so the demo will have no trace viewer; {COMPILERS}", flush=True)
-        if not (VENV / "bin/pip").exists() or any(step.title == "Python packages" for step in steps):
+        if not all((VENV / name).exists() for name in ("made", "bin/python")):
             run([Step("Virtual environment", make_environment)])
         run(steps)
         if VIEWER_PROGRAM.exists() or missing_compiler():

@@ -16,7 +16,7 @@ import preflight
 import shipped
 from stack import free_port, poll_until
 
-FILES = ["requirements.lock", "otel/builder.yaml"]
+FILES = ["requirements.lock", "infrastructure/local/requirements.txt", "otel/builder.yaml"]
 FILES += [f"infrastructure/local/{name}" for name in ("install.py", "preflight.py", "viewer/go.mod", "viewer/go.sum")]
 # Says that it is new enough, and then does what the test wants.
 GO = '#!/bin/sh\ncase "$1 $2" in "env GOVERSION") echo go9.9.9 ;; env*) echo elsewhere ;; *) {deed} ;; esac\n'
@@ -78,7 +78,8 @@ def collector(path, modules):
 @pytest.fixture
 def complete(clone):
     """The clone, with everything in place that make demo needs."""
-    script(clone.root / ".venv/installed", "")
+    for name in ("made", "installed", "bin/python"):
+        script(clone.root / ".venv" / name, "")
     script(clone.tools / "aws-lambda-rie", "")
     collector(clone.tools / "otelcol", preflight.manifest_modules())
     return clone
@@ -140,6 +141,13 @@ def test_what_is_there_is_left_alone_and_nothing_is_said(complete):
     assert complete.run("demo") == (0, "")
 
 
+def test_the_demo_needs_fewer_packages_than_the_tests(complete, monkeypatch):
+    monkeypatch.setattr(install, "VENV", complete.root / ".venv")
+    (complete.root / ".venv/installed").rename(complete.root / ".venv/demo")
+    assert complete.run("demo") == (0, "")
+    assert [step.title for step in install.missing_steps("python")] == ["Python packages"]
+
+
 def test_tools_copied_into_a_fresh_clone_are_not_built_again(complete):
     manifest = complete.root / "otel/builder.yaml"
     os.utime(manifest, (2e9, 2e9))  # a clone's files are newer than what was built before
@@ -148,7 +156,6 @@ def test_tools_copied_into_a_fresh_clone_are_not_built_again(complete):
 
 def test_a_collector_that_lacks_a_component_is_built_again(complete, go):
     collector(complete.tools / "otelcol", sorted(preflight.manifest_modules())[1:])
-    script(complete.root / ".venv/bin/pip", "")
     status, output = complete.run("test", **go("echo go: no such thing >&2; exit 1"))
     assert status == 1
     assert "Collector: building the Builder failed: go: no such thing (all of it: " in output
@@ -156,7 +163,6 @@ def test_a_collector_that_lacks_a_component_is_built_again(complete, go):
 
 def test_without_a_network_the_message_says_network(complete, go):
     (complete.tools / "otelcol").unlink()
-    script(complete.root / ".venv/bin/pip", "")
     deed = "echo 'dial tcp: lookup proxy.example: no such host' >&2; echo 'go: last line' >&2; exit 1"
     status, output = complete.run("test", **go(deed))
     assert status == 1
@@ -184,7 +190,6 @@ def test_any_other_failure_is_the_last_line():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_everything_and_is_no_traceback(complete, go, tmp_path, number):
     (complete.tools / "otelcol").unlink()
-    script(complete.root / ".venv/bin/pip", "")
     process = complete.start("test", **go(f"touch {tmp_path}/building; sleep 987654 & wait"))
     poll_until((tmp_path / "building").exists, "the build")
     process.send_signal(number)
