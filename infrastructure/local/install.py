@@ -219,7 +219,7 @@ def install_collector(step: Step) -> None:
     environment["CGO_ENABLED"] = "0"
     source = WORK / "collector"
     remove(source)
-    source.mkdir()
+    shutil.copytree(ROOT / "otel/sanitizer", source / "sanitizer")  # where the manifest looks for it
     builder = WORK / "go/bin/builder"
     step.do(
         "building the Builder",

@@ -1,11 +1,14 @@
 """The Collector's configuration, what the local overlay changes of it, and the spans it makes metrics of."""
 
 import re
+import sys
 
 import pytest
 import yaml
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 
 import shipped
+from collector_only import seconds
 
 SHIPPED = yaml.safe_load((shipped.ROOT / "otel/coralogix-collector.yaml").read_text())
 OVERLAYS = sorted((shipped.ROOT / "infrastructure/local").glob("*overlay*.yaml"))
@@ -16,7 +19,7 @@ MAY_CHANGE = {
     "address": r"exporters\.[^.]+\.endpoint|extensions\.health_check\.endpoint|receivers\..*\.endpoint",
     "port": r"service\.telemetry\.metrics\.readers",
     "CA": r"exporters\.[^.]+\.tls\.(ca_file|server_name_override)",
-    "waiting time": r".*\.(\w+_interval|\w+_expiration|flush_timeout)",
+    "waiting time": r".*\.(\w+_interval|flush_timeout)",
 }
 
 
@@ -27,9 +30,9 @@ def leaves(tree, path=""):
     return {key: value for name in tree for key, value in leaves(tree[name], f"{path}.{name}".lstrip(".")).items()}
 
 
-def milliseconds(duration):
-    number, unit = re.fullmatch(r"(\d+)(ms|s)", duration).groups()
-    return int(number) * {"ms": 1, "s": 1000}[unit]
+def most_bytes_received():
+    """Return how large a request the Collector takes."""
+    return SHIPPED["receivers"]["otlp"]["protocols"]["grpc"]["max_recv_msg_size_mib"] * 2**20
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.name)
@@ -56,7 +59,7 @@ def test_nothing_but_the_stand_in_takes_the_place_of_coralogix():
 
 @pytest.mark.parametrize("connector", [STANDARD, COMPACT], ids=["standard", "compact"])
 def test_buckets_unit_and_interval_are_what_coralogix_reads(connector):
-    assert [milliseconds(bucket) for bucket in connector["histogram"]["explicit"]["buckets"]] == MILLISECONDS
+    assert [round(1000 * seconds(bucket)) for bucket in connector["histogram"]["explicit"]["buckets"]] == MILLISECONDS
     assert connector["histogram"]["unit"] == "ms"
     assert connector["metrics_flush_interval"] == "15s"
 
@@ -89,8 +92,41 @@ def test_every_dimension_is_on_the_apis_server_span_or_its_resource(api):
 def test_a_connection_that_was_forgotten_on_the_way_costs_less_than_a_minute():
     exporter = SHIPPED["exporters"]["otlp_grpc/coralogix"]
     keepalive, longest = exporter["keepalive"], exporter["retry_on_failure"]["max_interval"]
-    given_up = milliseconds(keepalive["time"]) + milliseconds(keepalive["timeout"])
-    assert given_up + 1.5 * milliseconds(longest) < 60_000  # a wait is up to a half longer or shorter at random
+    given_up = seconds(keepalive["time"]) + seconds(keepalive["timeout"])
+    assert given_up + 1.5 * seconds(longest) < 60  # a wait is up to a half longer or shorter at random
+
+
+@pytest.mark.parametrize("connector", [STANDARD, COMPACT], ids=["standard", "compact"])
+def test_what_happens_once_an_hour_does_not_begin_a_series_anew(connector):
+    assert {seconds(connector[name]) for name in ("metrics_expiration", "series_expiration")} == {2 * 3600}
+
+
+def test_no_span_that_is_received_is_too_large_for_a_request_to_coralogix():
+    assert most_bytes_received() <= SHIPPED["exporters"]["otlp_grpc/coralogix"]["sending_queue"]["batch"]["max_size"]
+
+
+def test_the_first_requests_that_series_keep_leave_the_collector_room_to_work():
+    limiter, at_rest = SHIPPED["processors"]["memory_limiter"], 50
+    kept = STANDARD["resource_metrics_cache_size"] * most_bytes_received() / 2**20
+    assert at_rest + kept < limiter["limit_mib"] - limiter["spike_limit_mib"]
+
+
+def test_the_largest_requests_of_api_and_function_are_received(api, function):
+    header = "\xff" * 8000  # what gunicorn takes; a byte of Latin-1 is two of UTF-8
+    tracestate = ",".join(f"k{number}=" + 250 * "v" for number in range(30))
+    context = f"traceparent: 00-{'a' * 32}-{'b' * 16}-01\r\ntracestate: {tracestate}"
+    raw = f"POST /{'%C3%BF' * 650} HTTP/1.1\r\nHost: {'h' * 5000}\r\nUser-Agent: {header}\r\n{context}\r\n\r\n"
+    assert api.http(raw.encode("latin-1"), TRUST_INCOMING_TRACE_CONTEXT="true")[0] == 400
+    container = next(
+        c for c in shipped.read_json("taskdef.json")["containerDefinitions"] if c["name"] == "onboarding-api"
+    )
+    environment = {variable["name"]: variable["value"] for variable in container["environment"]}
+    batch = int(environment["OTEL_BSP_MAX_EXPORT_BATCH_SIZE"])
+    request = encode_spans(list(api.spans.get_finished_spans()) * batch)
+    assert len(request.resource_spans[0].scope_spans[0].spans) == batch
+    assert 0.5 * most_bytes_received() < request.ByteSize() < most_bytes_received()
+    of_the_function = sys.modules["export"].MAX_REQUEST_BYTES
+    assert of_the_function < most_bytes_received()
 
 
 def test_every_key_of_the_metrics_resource_is_set_by_both_programs(api, function):
@@ -105,7 +141,7 @@ def test_every_span_passes_both_connectors_before_anything_could_sample_it():
     pipelines = SHIPPED["service"]["pipelines"]
     assert pipelines["traces"]["exporters"][:2] == ["span_metrics", "span_metrics/compact"]
     assert pipelines["metrics"]["receivers"] == ["span_metrics", "span_metrics/compact"]
-    assert pipelines["traces"]["processors"] == ["memory_limiter"]
+    assert pipelines["traces"]["processors"] == ["memory_limiter", "sanitizer"]
 
 
 def test_every_component_that_is_configured_is_used():
@@ -126,3 +162,13 @@ def test_the_collector_has_one_version():
     (version,) = set(re.findall(r"^ +- gomod: .*(?<!provider) (v0\S+)$", files["otel/builder.yaml"], re.MULTILINE))
     assert re.findall(r"cmd/builder@(v[\d.]+)", files["otel/builder.yaml"] + files["otel/Dockerfile"]) == [version] * 2
     assert version in files["Makefile"] + (shipped.ROOT / "infrastructure/local/install.py").read_text()
+
+
+def test_the_sanitizer_is_built_with_the_modules_of_that_version():
+    manifest = (shipped.ROOT / "otel/builder.yaml").read_text()
+    module, path = re.search(r"gomod: (\S+/sanitizer) v\S+ #.*\n +path: (\S+)", manifest).groups()
+    text = (shipped.ROOT / "otel" / path / "go.mod").read_text()
+    assert f"module {module}\n" in text
+    beta = re.search(r"builder@(v[\d.]+)", (shipped.ROOT / "otel/Dockerfile").read_text())[1]
+    stable = re.search(r"provider (v1\S+)", manifest)[1]
+    assert set(re.findall(r"^\t\S+ (v\S+)$", text, re.MULTILINE)) == {beta, stable}

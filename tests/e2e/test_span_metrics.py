@@ -32,11 +32,18 @@ def series(points, name, count):
 
 @pytest.fixture(scope="module", autouse=True)
 def mixed_traffic(stack, onboard, call):
-    """Requests that are accepted, one that is refused, and a record that fails."""
+    """Requests that are accepted, one that is refused, a record that fails, one whose context speaks of sampling."""
     onboard()
     onboard("/customers")
     assert call("GET", "/nowhere")[0] == 404
     stack.sqs.send_message(QueueUrl=stack.queue_url, MessageBody="[]")
+    context = {"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01", "tracestate": "ot=th:ffffffffffffff"}
+    stack.sqs.send_message(
+        QueueUrl=stack.queue_url,
+        MessageBody='{"customer_id": "TEST-001", "request_id": "1"}',
+        MessageAttributes={name: {"DataType": "String", "StringValue": text} for name, text in context.items()},
+    )
+    poll_until(lambda: any(span.trace_id == "ab" * 16 for span in stack.ingress.spans()), "its span")
     poll_until(lambda: any(span.status == "ERROR" for span in stack.ingress.spans()), "a failed record")
     stack.sqs.purge_queue(QueueUrl=stack.queue_url)  # or it would come back among the records of other tests
 

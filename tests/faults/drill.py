@@ -264,6 +264,21 @@ class Drill:
         self.evidence.others += sent.accepted
         return sent
 
+    def accepted(self, request):
+        """Send one serialized request of the service drill; return whether the Collector took it.
+
+        Raises grpc.RpcError when it would not take it another time either.
+        """
+        try:
+            with grpc.insecure_channel(f"127.0.0.1:{self.stack.ports.collector}") as channel:
+                channel.unary_unary(flood.EXPORT)(request, timeout=60)
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+            return False
+        self.evidence.others += flood.REQUEST_SPANS
+        return True
+
     @contextlib.contextmanager
     def half_a_request(self):
         """Have a sender that is frozen in the middle of a request to the Collector while the block runs."""

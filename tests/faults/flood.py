@@ -42,17 +42,18 @@ def send(port, flood, until, name, method):
                 flood.refused += refused
 
 
-def request(name, method):
-    """Return a serialized request; name() and method() are called for every span."""
+def request(name, method, attributes=ATTRIBUTES, **resource):
+    """Return a serialized request; name() and method() are called for every span, resource is what it has besides."""
     message, now = ExportTraceServiceRequest(), time.time_ns()
     spans = message.resource_spans.add()
-    _set(spans.resource, "service.name", "drill")
+    for key, value in {"service.name": "drill", **resource}.items():
+        _set(spans.resource, key, value)
     spans = spans.scope_spans.add().spans
     for _ in range(REQUEST_SPANS):
         span = spans.add(trace_id=os.urandom(16), span_id=os.urandom(8), name=name(), kind=2)
         span.start_time_unix_nano, span.end_time_unix_nano = now, now + 1_000_000
         _set(span, "http.method", method())
-        for key, value in ATTRIBUTES.items():
+        for key, value in attributes.items():
             _set(span, key, value)
     return message.SerializeToString()
 

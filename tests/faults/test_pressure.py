@@ -5,8 +5,12 @@ import string
 import time
 import uuid
 
+import grpc
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+import flood
 import shipped
 from drill import PATIENCE, UNAVAILABLE
 from stack import poll_until
@@ -14,6 +18,7 @@ from stack import poll_until
 slow = pytest.mark.slow
 BUDGET_SPANS = 60_000  # what may wait while Coralogix is away: the README says so
 LIMIT = 1000  # aggregation_cardinality_limit of otel/coralogix-collector.yaml
+HUNDRED_RESOURCES = 120  # with a request of 1.8 MB each, more than the memory limiter lets in
 
 
 @slow
@@ -59,6 +64,52 @@ def test_names_by_the_thousand(drill):
     of_the_api = [point for point in series if point.resource["service.name"] == "onboarding-api"]
     assert len(series) - len(of_the_api) <= LIMIT + 10
     assert len(of_the_api) < 10
+
+
+@slow
+@pytest.mark.parametrize("key", ["service.version", "deployment.environment.name", "service.namespace"])
+def test_resources_by_the_hundred(drill, key):
+    large = {"large": "x" * 3500}
+    for number in range(HUNDRED_RESOURCES):
+        request = flood.request(lambda: "first", lambda: "GET", large, **{key: str(number)})
+        poll_until(lambda request=request: drill.accepted(request), "the Collector to take a request", PATIENCE)
+    drill.settle()
+    sent = drill.flood(seconds=5, senders=1)
+    drill.load(5)
+    row = drill.account()
+    assert (sent.refused, row.lost, row.uncounted) == (0, 0, 0)
+    assert row.accepted == row.processed == 5
+
+
+@slow
+def test_spans_that_others_would_refuse(drill):
+    deep = ExportTraceServiceRequest.FromString(flood.request(lambda: "deep", lambda: "GET"))
+    value = deep.resource_spans[0].scope_spans[0].spans[0].attributes.add(key="deep").value
+    for _ in range(60):
+        value = value.array_value.values.add()
+    broken = flood.request(lambda: "broken-name", lambda: "broken-name").replace(b"broken-name", b"\xff\xfeoken-name")
+    with drill.traffic(threads=1, pause=0.25):
+        for request in (broken, deep.SerializeToString(), flood.request(lambda: "x" * 3500, lambda: "y" * 400)):
+            assert drill.accepted(request)
+        with pytest.raises(grpc.RpcError, match="larger than max"):
+            drill.accepted(flood.request(lambda: "x" * 5000, lambda: "GET"))
+        drill.load(5)
+    row = drill.account()
+    assert (row.accepted, row.lost, row.uncounted) == (row.processed, 0, 0)
+
+
+@slow
+def test_request_of_a_million_empty_spans(drill):
+    request = ExportTraceServiceRequest.FromString(flood.request(lambda: "empty", lambda: "GET"))
+    spans = request.resource_spans[0].scope_spans[0].spans
+    del spans[:]
+    spans.extend([Span()] * 1_000_000)
+    with drill.traffic(threads=1, pause=0.25):
+        for _ in range(3):
+            assert not drill.accepted(request.SerializeToString())
+    row = drill.account()
+    assert (row.accepted, row.uncounted) == (row.processed, 0)
+    assert row.dropped.keys() <= {"api exporter"}
 
 
 @slow
