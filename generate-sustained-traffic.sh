@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sends one POST /telemetry/smoke every INTERVAL seconds for DURATION seconds and counts the answers.
+# Sends one POST /telemetry/smoke every INTERVAL seconds for DURATION seconds and counts the responses.
 #
 # Usage: generate-sustained-traffic.sh HOST [DURATION] [INTERVAL] [FAIL_EVERY]
 #   HOST        IP address, name or host:port of the API (port 8000 unless given)
@@ -33,18 +33,18 @@ usage() {
 }
 
 send() { # url, fail_every
-  local answer status body='"customer_id":"TRAFFIC-'$((sent + 1))'"'
+  local response status body='"customer_id":"TRAFFIC-'$((sent + 1))'"'
   ((${2} == 0 || (sent + 1) % ${2} != 0)) || body+=',"simulate":"failure"'
-  answer=$(curl --silent --show-error --max-time 15 --write-out '\n%{http_code}' --header 'Content-Type: application/json' \
+  response=$(curl --silent --show-error --max-time 15 --write-out '\n%{http_code}' --header 'Content-Type: application/json' \
     --data "{$body}" "$1" 2>&1) || true
   [[ -z $stopped ]] || return 0 # Ctrl-C ended curl as well
   sent=$((sent + 1))
-  status=${answer##*$'\n'}
+  status=${response##*$'\n'}
   if [[ $status == 202 ]]; then
     accepted=$((accepted + 1))
   else
     failed=$((failed + 1))
-    last_error=$(head -n 1 <<< "$answer")
+    last_error=$(head -n 1 <<< "$response")
   fi
 }
 

@@ -89,13 +89,13 @@ def run(once, coralogix):
 
 
 def show_one_request(stack):
-    """Send one request, print its answer, trace, metrics and log lines as each of them arrives; return the trace id."""
+    """Send one request, print response, trace, metrics and log lines as each of them arrives; return the trace id."""
     path = "/telemetry/smoke"
-    answer = post(stack.url + path, {"customer_id": "TEST-001"})
-    print(f"\nPOST {path} answered 202 {json.dumps(answer)}")
+    response = post(stack.url + path, {"customer_id": "TEST-001"})
+    print(f"\nPOST {path} responded 202 {json.dumps(response)}")
 
-    spans = wait_for_trace(stack, answer["trace_id"])
-    print(f"\nThe trace {answer['trace_id']}, as the Coralogix stand-in received it:\n")
+    spans = wait_for_trace(stack, response["trace_id"])
+    print(f"\nThe trace {response['trace_id']}, as the Coralogix stand-in received it:\n")
     print(view.described(spans))
 
     print("\nRED metrics, made of the spans by the Collector:\n")
@@ -109,7 +109,7 @@ def show_one_request(stack):
     print("Log lines of the API and the Lambda:\n")
     for child in (stack.api, stack.function):
         print("\n".join(live.ours(child.name, child.log_file.read_text().splitlines())), flush=True)
-    return answer["trace_id"]
+    return response["trace_id"]
 
 
 def show_delivery(stack, coralogix):
@@ -121,15 +121,15 @@ def show_delivery(stack, coralogix):
 
 
 def post(url, body):
-    """POST body as JSON; return the answer's JSON; raises StackError when it is not a 202."""
+    """POST body as JSON; return the response's JSON; raises StackError when it is not a 202."""
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=15) as response:
             return json.load(response)
     except urllib.error.HTTPError as error:
-        raise StackError(f"the API answered {error.code}: {error.read().decode()}") from error
+        raise StackError(f"the API responded {error.code}: {error.read().decode()}") from error
     except OSError as error:
-        raise StackError(f"the API did not answer: {error}") from error
+        raise StackError(f"the API did not respond: {error}") from error
 
 
 def wait_for_trace(stack, trace_id):

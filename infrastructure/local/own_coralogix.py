@@ -11,24 +11,24 @@ import urllib.request
 from stack import StackError
 
 EXPORTER = "otlp_grpc/coralogix"
-REFUSED = ("Unauthenticated", "PermissionDenied")
+REJECTED = ("Unauthenticated", "PermissionDenied")
 
 
 def wait_until_accepted(stack, host, timeout=10.0):
     """Wait until the account's ingress has accepted spans; raises StackError with the reason when it has not.
 
-    timeout: seconds; the exporter waits 5 for an answer, and about 5 more until it tries again.
+    timeout: seconds; the exporter waits 5 for a response, and about 5 more until it tries again.
     """
     deadline = time.monotonic() + timeout
     while not accepted(stack):
         stack.check_running()
         reason = failure(stack)
-        if any(code in reason for code in REFUSED):
+        if any(code in reason for code in REJECTED):
             raise StackError(
-                f"{host}:443 refuses: {reason}. Is CORALOGIX_PRIVATE_KEY a Send-Your-Data key of this domain?"
+                f"{host}:443 rejects spans: {reason}. Is CORALOGIX_PRIVATE_KEY a Send-Your-Data key of this domain?"
             )
         if (found := reason and obstacle(host)) or time.monotonic() > deadline:
-            cause = found or reason or "no answer so far"
+            cause = found or reason or "no response so far"
             raise StackError(
                 f"{host}:443 can't be reached: {cause}. Is there a network, and is CORALOGIX_DOMAIN right?"
             )
@@ -43,7 +43,7 @@ def accepted(stack):
             text = response.read().decode()
     except OSError as error:
         stack.check_running()
-        raise StackError(f"{stack.collector.name} does not answer {url}: {error}") from None
+        raise StackError(f"{stack.collector.name} does not respond at {url}: {error}") from None
     samples = re.findall(rf'^otelcol_exporter_sent_spans\w*\{{.*exporter="{EXPORTER}".*\}} (\S+)$', text, re.MULTILINE)
     return int(sum(map(float, samples)))
 
@@ -63,7 +63,7 @@ def failure(stack):
 def obstacle(host):
     """Return what is in the way to host:443, or "": for a name nobody knows, gRPC says "no children to pick from"."""
     if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
-        return ""  # then the way is the proxy's, and gRPC tells what it answers
+        return ""  # then the way is the proxy's, and gRPC tells what it responds
     try:
         with socket.create_connection((host, 443), timeout=5) as connection:
             ssl.create_default_context().wrap_socket(connection, server_hostname=host).close()

@@ -92,9 +92,9 @@ def test_without_a_terminal_plain_lines_follow_the_traffic(demo):
     port = free_port()
     running = demo(ports={"api": port})
     running.wait_for(STAYS)
-    answer = onboard(port, "PLAIN-1")
+    response = onboard(port, "PLAIN-1")
     output = running.wait_for("onboarding-lambda: onboarded customer_id=PLAIN-1")
-    assert f"onboarding-api: INFO PRODUCER trace_id={answer['trace_id']}" in output
+    assert f"onboarding-api: INFO PRODUCER trace_id={response['trace_id']}" in output
     running.wait_for("\n10 spans received, 0 in the queue, 0 in the dead-letter queue")
     assert re.search(HEADINGS, output)
     assert re.search(r"onboarding-lambda +sqs.process +CONSUMER +2 +0", running.output())
@@ -132,7 +132,7 @@ def test_on_a_terminal_the_whole_screen_is_drawn_anew_in_whatever_size_it_has(de
 
 
 def onboard(port, customer_id):
-    """Send one request; return its answer."""
+    """Send one request; return its response."""
     body = json.dumps({"customer_id": customer_id}).encode()
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/telemetry/smoke", body, {"Content-Type": "application/json"}

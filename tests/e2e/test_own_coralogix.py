@@ -38,7 +38,7 @@ class Tunnel(socketserver.StreamRequestHandler):
     """One CONNECT: https://www.rfc-editor.org/rfc/rfc9110#CONNECT."""
 
     def handle(self):
-        """Answer it, and then carry bytes both ways until one side ends."""
+        """Accept it, and then carry bytes both ways until one side ends."""
         self.server.asked.add(self.rfile.readline().split()[1].decode())
         while self.rfile.readline().strip():
             pass
@@ -111,12 +111,15 @@ def test_the_live_view_counts_what_the_account_accepts(demo, coralogix, variable
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
-        ({"CORALOGIX_PRIVATE_KEY": "not-the-key"}, r"refuses: Unauthenticated: .* Is CORALOGIX_PRIVATE_KEY a "),
+        (
+            {"CORALOGIX_PRIVATE_KEY": "not-the-key"},
+            r"rejects spans: Unauthenticated: .* Is CORALOGIX_PRIVATE_KEY a ",
+        ),
         ({"SSL_CERT_FILE": "/dev/null"}, "can't be reached: .*certificate"),
         ({"HTTPS_PROXY": "http://127.0.0.1:9"}, "can't be reached: .*connection refused"),
         ({"HTTPS_PROXY": ""}, r"can't be reached: .*name resolution|can't be reached: .*[Nn]ame.* not known"),
     ],
-    ids=["wrong key", "certificate of a stranger", "no network", "no such name"],
+    ids=["wrong key", "certificate of an unknown authority", "no network", "no such name"],
 )
 def test_what_is_wrong_is_said_and_the_key_never(demo, variables, change, cause):
     running = demo("--once", **variables | change)
@@ -153,9 +156,9 @@ def test_the_tests_ignore_an_account_in_the_environment(monkeypatch, tmp_path):
         assert KEY not in stack.collector.environment.values()
 
 
-def test_a_collector_that_does_not_answer_is_named(stack, monkeypatch):
+def test_a_collector_that_does_not_respond_is_named(stack, monkeypatch):
     monkeypatch.setattr(stack.ports, "collector_metrics", free_port())
-    with pytest.raises(StackError, match="otel-collector does not answer"):
+    with pytest.raises(StackError, match="otel-collector does not respond"):
         own_coralogix.accepted(stack)
 
 

@@ -99,7 +99,7 @@ def segment_names(segment):
 
 
 def elastic(counts, body):
-    """Count what the agent's lines hold.
+    """Count what the lines to elastic's APM server hold.
 
     https://www.elastic.co/docs/solutions/observability/apm/elastic-apm-events-intake-api
     """
