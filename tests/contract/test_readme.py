@@ -159,6 +159,22 @@ def test_the_table_of_dimensions_is_that_of_the_collector():
     assert named == [dimension["name"] for dimension in collector["connectors"]["span_metrics"]["dimensions"]]
 
 
+def test_the_limits_of_the_collector_are_those_of_its_files():
+    red = yaml.safe_load((shipped.ROOT / "otel/coralogix-collector.yaml").read_text())["connectors"]["span_metrics"]
+    rows = dict(
+        re.findall(r"^\| ([^|]+) \| ([^|]+) \|", readmes.section(readmes.TELEMETRY, "## The configuration"), re.M)
+    )
+    hours = int(rows["a series without a new span"].removesuffix(" h"))
+    assert red["metrics_expiration"] == red["series_expiration"] == f"{hours}h"
+    assert rows["series of one resource"] == f"{red['aggregation_cardinality_limit']:,} for each set"
+    cached = rows["resources (service, version, environment and so on)"]
+    assert cached.startswith(f"{red['resource_metrics_cache_size']} for each set")
+    sanitizer = (shipped.ROOT / "otel/sanitizer/sanitizer.go").read_text()
+    bytes_, depth = (int(n) for n in re.search(r"maxBytes = (\d+).*?maxDepth = (\d+)", sanitizer, re.S).groups())
+    assert f"value or span name of more than {bytes_:,} bytes" in rows
+    assert f"lists and maps more than {depth} deep" in rows
+
+
 def test_the_commands_are_targets_of_the_makefile():
     targets = re.findall(r"^(\w+):", (shipped.ROOT / "Makefile").read_text(), re.M)
     shown = re.findall(r"^make (\w+)", "".join(readmes.blocks("bash")), re.M)
