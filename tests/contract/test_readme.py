@@ -154,7 +154,7 @@ def test_the_queues_name_is_in_neither_program():
 
 def test_the_table_of_dimensions_is_that_of_the_collector():
     collector = yaml.safe_load((shipped.ROOT / "otel/coralogix-collector.yaml").read_text())
-    rows = re.findall(r"^\| (`.+?) \|", readmes.section(readmes.TELEMETRY, "## The configuration"), re.M)
+    rows = re.findall(r"^\| (`.+?) \|", readmes.section(readmes.TELEMETRY, "### RED metrics"), re.M)
     named = [name for row in rows for name in re.findall(r"`([^`]+)`", row)]
     assert named == [dimension["name"] for dimension in collector["connectors"]["span_metrics"]["dimensions"]]
 
@@ -172,7 +172,7 @@ def test_the_limits_of_the_collector_are_those_of_its_files():
     sanitizer = (shipped.ROOT / "otel/sanitizer/sanitizer.go").read_text()
     bytes_, depth = (int(n) for n in re.search(r"maxBytes = (\d+).*?maxDepth = (\d+)", sanitizer, re.S).groups())
     assert f"value or span name of more than {bytes_:,} bytes" in rows
-    assert f"lists and maps more than {depth} deep" in rows
+    assert f"lists and maps {depth} deep or more" in rows
 
 
 def test_the_commands_are_targets_of_the_makefile():
