@@ -83,7 +83,8 @@ trace_viewer.PROGRAM, trace_viewer.BUILD = pathlib.Path({viewer!r}), {build!r}
 sys.exit(demo.main())
 """
 NOT_BUILT = ["sh", "-c", "echo no viewer in this test; exit 1"]
-OF_THE_DEVELOPER = {"CORALOGIX_DOMAIN", "CORALOGIX_PRIVATE_KEY", "HTTPS_PROXY", "https_proxy"}
+# What a demo of a test does not inherit; the last two are of the terminal that the tests run in.
+OF_THE_DEVELOPER = {"CORALOGIX_DOMAIN", "CORALOGIX_PRIVATE_KEY", "HTTPS_PROXY", "https_proxy", "COLUMNS", "LINES"}
 
 
 class Demo:
