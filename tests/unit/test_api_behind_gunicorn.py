@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from gunicorn import util
 from gunicorn.http.body import Body
-from gunicorn.http.errors import ParseException
+from gunicorn.http.errors import InvalidChunkSize, NoMoreData, ParseException
 from gunicorn.http.parser import Parser
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers import gthread
@@ -278,6 +278,57 @@ def test_malformed_chunks_are_called_that(api):
 
 def test_a_load_balancer_closes_first(api):
     assert api.configuration().keepalive > 60  # the time-out of an Application Load Balancer, in seconds
+
+
+def test_the_connections_of_a_worker_fit_into_its_open_files(api):
+    config = api.configuration()
+    assert config.worker_connections + config.threads + 64 < 1024  # one to SQS for each thread; a usual limit
+
+
+def test_a_request_has_fifteen_seconds_from_its_first_byte_to_its_last(api):
+    api.configuration()
+    timeouts = []
+    unreader = SocketUnreader(SimpleNamespace(settimeout=timeouts.append, recv=lambda size: b"x"))
+    for passed in (0, 10, 10):
+        if timeouts:
+            unreader.ends -= passed
+        assert unreader.chunk() == b"x"
+    assert 14 < timeouts[0] <= 15
+    assert 4 < timeouts[1] <= 5
+    assert timeouts[2] == 0.001  # what is there is still read; 0 would mean "do not wait" and raise another error
+
+
+class Unread:
+    """A body that goes on for some pieces of 64 KiB and then ends, or fails."""
+
+    def __init__(self, pieces, error=None):
+        self.pieces, self.error, self.failed = pieces, error, False
+
+    def read(self, size):
+        """Return a piece."""
+        self.pieces -= 1
+        if self.pieces < 0 and self.error:
+            self.failed = True  # as gunicorn's
+            raise self.error
+        return b"x" * size if self.pieces >= 0 else b""
+
+
+@pytest.mark.parametrize(
+    ("pieces", "error", "closes"),
+    [
+        pytest.param(0, None, False, id="nothing"),
+        pytest.param(160, None, False, id="10 MiB"),
+        pytest.param(100_000, None, True, id="much more"),
+        pytest.param(1, InvalidChunkSize(b"zz"), True, id="malformed"),
+        pytest.param(1, TimeoutError(), True, id="too slow"),
+        pytest.param(1, NoMoreData(), True, id="cut off"),
+    ],
+)
+def test_an_unread_body_is_discarded_or_ends_the_connection(api, pieces, error, closes):
+    request = SimpleNamespace(body=Unread(pieces, error), unreader=SimpleNamespace(ends=1))
+    api.configuration().post_request(None, request, {}, None)
+    assert request.body.failed is closes
+    assert not hasattr(request.unreader, "ends")  # the next request has its own time
 
 
 def test_each_thread_has_a_connection_to_sqs(api):
