@@ -13,8 +13,8 @@ from opentelemetry.trace import Link, Span, SpanKind, StatusCode
 import telemetry
 
 IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,64}")
-# With less than RESERVED_MILLIS left a record is refused: it might reach the timeout, and the whole batch with it. That
-# uses up one of its deliveries, so keep BatchSize * SLOWEST_RECORD_MILLIS + RESERVED_MILLIS at or below Timeout.
+# With less than RESERVED_MILLIS left a record is rejected: it might take the whole batch into the timeout. That uses up
+# one of its deliveries, so keep BatchSize * SLOWEST_RECORD_MILLIS + RESERVED_MILLIS at or below Timeout.
 SLOWEST_RECORD_MILLIS = 1500
 RESERVED_MILLIS = SLOWEST_RECORD_MILLIS + telemetry.FLUSH_MILLIS + telemetry.MARGIN_MILLIS
 

@@ -128,8 +128,8 @@ class Sqs:
         if self.fail and (failure := self.fail(request)):
             return failure
         message = json.loads(request.body)
-        if refusal := self.refusal(message["MessageBody"], message.get("MessageAttributes", {})):
-            return self.response(400, {"__type": "com.amazonaws.sqs#InvalidParameterValue", "message": refusal})
+        if rejection := self.rejection(message["MessageBody"], message.get("MessageAttributes", {})):
+            return self.response(400, {"__type": "com.amazonaws.sqs#InvalidParameterValue", "message": rejection})
         self.messages.append(message)
         return self.response(200, {"MessageId": str(uuid.uuid4())})
 
@@ -139,8 +139,8 @@ class Sqs:
         raw = SimpleNamespace(stream=lambda: [json.dumps(content).encode()])
         return AWSResponse("", status, {"content-type": "application/x-amz-json-1.0"}, raw)
 
-    def refusal(self, body, attributes):
-        """Return why SQS would refuse this message, or None."""
+    def rejection(self, body, attributes):
+        """Return why SQS would reject this message, or None."""
         size = len(body.encode(errors="surrogatepass"))
         if len(attributes) > self.MAX_ATTRIBUTES:
             return f"{len(attributes)} attributes"
@@ -217,7 +217,7 @@ def caplog(caplog):
 
 @pytest.fixture
 def sqs():
-    """A fresh SQS, for what it would refuse."""
+    """A fresh SQS, for what it would reject."""
     return Sqs()
 
 

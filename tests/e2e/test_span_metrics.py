@@ -32,7 +32,7 @@ def series(points, name, count):
 
 @pytest.fixture(scope="module", autouse=True)
 def mixed_traffic(stack, onboard, call):
-    """Requests that are accepted, one that is refused, a record that fails, one whose context speaks of sampling."""
+    """Requests that are accepted, one that is rejected, a record that fails, one whose context speaks of sampling."""
     onboard()
     onboard("/customers")
     assert call("GET", "/nowhere")[0] == 404

@@ -56,7 +56,7 @@ class Evidence:
     function_logs: list = field(default_factory=list)  # one of each sandbox
     api_log: str = ""
     spans: list = field(default_factory=list)  # accepted by the ingress, in order, repeats included
-    refused: list = field(default_factory=list)  # shown to the ingress and not accepted
+    rejected: list = field(default_factory=list)  # shown to the ingress and not accepted
     points: list = field(default_factory=list)
     lives: list = field(default_factory=list)
     faults: list = field(default_factory=list)  # (begin, end)
@@ -161,8 +161,8 @@ class _Reconciliation:
         """T1: every span that ended was received, or is counted under a reason; return ended, received, {reason: n}."""
         function_ended, function_received, dropped = self._function_spans()
         api_ended, api_received, api_lost = self._api_spans()
-        refused = {span.span_id for span in self.evidence.refused if span.service not in self.evidence.past_collector}
-        dropped["refused by ingress"] += len(refused - self.unique.keys())
+        rejected = {span.span_id for span in self.evidence.rejected if span.service not in self.evidence.past_collector}
+        dropped["rejected by ingress"] += len(rejected - self.unique.keys())
         others = sum(span.service == "drill" for span in self.unique.values())
         ended = function_ended + api_ended + self.evidence.others
         received = function_received + api_received + others
@@ -241,7 +241,7 @@ class _Reconciliation:
     def _never_left_the_collector(self):
         """Return how many spans a Collector accepted, as far as it was asked, and never got rid of."""
         past = self.evidence.past_collector
-        gone = sum(span.service not in past for span in (*self.evidence.spans, *self.evidence.refused))
+        gone = sum(span.service not in past for span in (*self.evidence.spans, *self.evidence.rejected))
         return max(sum(life.accepted for life in self.evidence.lives) - gone, 0)
 
     def _held(self):
@@ -263,7 +263,7 @@ class _Reconciliation:
         self.check(uncounted >= -late, f"T2: {-uncounted} calls more than spans")
         self.check(uncounted <= late, f"T2: {uncounted} spans are not in calls")
         self.check(calls.total() == compact.total() or a_life_ended, "T2: the two sets of metrics differ")
-        offered = self.unique | {span.span_id: span for span in self.evidence.refused}
+        offered = self.unique | {span.span_id: span for span in self.evidence.rejected}
         names = Counter(_labels(span) for span in offered.values() if span.service not in self.evidence.past_collector)
         if not a_life_ended and calls.total() == names.total():
             overflow = sum(number for labels, number in calls.items() if labels[1:] == OVERFLOW)

@@ -242,7 +242,7 @@ class Drill:
             finally:
                 kept = {span.span_id for span in accepted}
                 if final:
-                    self.evidence.refused += [span for span in spans if span.span_id not in kept]
+                    self.evidence.rejected += [span for span in spans if span.span_id not in kept]
             return accepted
 
         self.stack.ingress.responder = noted
@@ -375,7 +375,7 @@ class Drill:
         return found
 
 
-def refuse(code, retry_after=None):
+def reject(code, retry_after=None):
     """Return a responder for the ingress: this status code; retry_after: seconds for google.rpc.RetryInfo.
 
     https://opentelemetry.io/docs/specs/otlp/#otlpgrpc-throttling
@@ -391,4 +391,4 @@ def refuse(code, retry_after=None):
     return responder
 
 
-UNAVAILABLE = refuse(grpc.StatusCode.UNAVAILABLE)
+UNAVAILABLE = reject(grpc.StatusCode.UNAVAILABLE)

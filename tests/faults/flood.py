@@ -18,10 +18,10 @@ ATTRIBUTES = {f"attribute.number.{number}": "x" * 10 for number in range(14)}  #
 
 @dataclass
 class Flood:
-    """Spans that were sent: how many the Collector accepted, and how many it refused."""
+    """Spans that were sent: how many the Collector accepted, and how many it rejected."""
 
     accepted: int = 0
-    refused: int = 0
+    rejected: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -32,14 +32,14 @@ def send(port, flood, until, name, method):
         while until():
             try:
                 export(request(name, method), timeout=60)
-                accepted, refused = REQUEST_SPANS, 0
+                accepted, rejected = REQUEST_SPANS, 0
             except grpc.RpcError as error:
                 if error.code() is not grpc.StatusCode.UNAVAILABLE:
                     raise  # it would be ambiguous
-                accepted, refused = 0, REQUEST_SPANS
+                accepted, rejected = 0, REQUEST_SPANS
             with flood.lock:
                 flood.accepted += accepted
-                flood.refused += refused
+                flood.rejected += rejected
 
 
 def request(name, method, attributes=ATTRIBUTES, **resource):

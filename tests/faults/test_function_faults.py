@@ -9,7 +9,7 @@ import uuid
 import grpc
 import pytest
 
-from drill import refuse
+from drill import reject
 
 slow = pytest.mark.slow
 COLLECTOR = "OTEL_EXPORTER_OTLP_ENDPOINT"
@@ -135,9 +135,9 @@ def test_collector_slow_for_the_function(drill):
 
 @slow
 @pytest.mark.parametrize("code", ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "UNAUTHENTICATED"])
-def test_ingress_refuses_the_function(drill, code):
+def test_ingress_rejects_the_function(drill, code):
     with straight_to_the_ingress(drill):
-        with drill.ingress(to_the_function(refuse(grpc.StatusCode[code]))), drill.fault():
+        with drill.ingress(to_the_function(reject(grpc.StatusCode[code]))), drill.fault():
             drill.load(10)
             drill.drain()
         row = drill.account()

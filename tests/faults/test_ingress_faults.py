@@ -6,7 +6,7 @@ import threading
 import grpc
 import pytest
 
-from drill import UNAVAILABLE, refuse
+from drill import UNAVAILABLE, reject
 
 slow = pytest.mark.slow
 
@@ -25,7 +25,7 @@ def test_ingress_unavailable(drill, seconds):
 @slow
 def test_ingress_throttles(drill):
     with drill.traffic(threads=1, pause=0.25):
-        with drill.ingress(refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after=1)), drill.fault(seconds=60):
+        with drill.ingress(reject(grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after=1)), drill.fault(seconds=60):
             drill.load(5)
         drill.load(5)
     row = drill.account()
@@ -34,16 +34,16 @@ def test_ingress_throttles(drill):
 
 @slow
 @pytest.mark.parametrize("code", ["UNAUTHENTICATED", "RESOURCE_EXHAUSTED"])
-def test_ingress_refuses_for_good(drill, code):
+def test_ingress_rejects_for_good(drill, code):
     drill.load(5)
     drill.settle()
-    with drill.ingress(refuse(grpc.StatusCode[code]), final=True), drill.fault():
+    with drill.ingress(reject(grpc.StatusCode[code]), final=True), drill.fault():
         drill.load(5)
         drill.settle()
     drill.load(5)
     row = drill.account()
     assert (row.accepted, row.uncounted) == (row.processed, 0)
-    assert row.dropped == {"refused by ingress": row.lost}
+    assert row.dropped == {"rejected by ingress": row.lost}
     assert row.lost == said_to_be_dropped(drill) > 0
 
 
@@ -55,7 +55,7 @@ def test_ingress_accepts_a_part(drill):
     drill.load(5)
     row = drill.account()
     assert (row.accepted, row.uncounted) == (row.processed, 0)
-    assert row.dropped == {"refused by ingress": row.lost}
+    assert row.dropped == {"rejected by ingress": row.lost}
     assert "Partial success response" in drill.log(drill.stack.collector)
 
 

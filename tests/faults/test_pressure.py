@@ -42,8 +42,8 @@ def test_flood_of_spans_while_the_ingress_is_away(drill):
             poll_until(lambda: not drill.collector_counts("exporter_queue_size"), "an empty queue", PATIENCE)
         drill.load(5)
     row = drill.account()
-    assert within.refused == 0
-    assert beyond.refused > 0
+    assert within.rejected == 0
+    assert beyond.rejected > 0
     assert row.accepted == row.processed
     assert row.dropped.keys() <= {"api exporter"}
     assert row.uncounted == 0
@@ -59,7 +59,7 @@ def test_names_by_the_thousand(drill):
     names = {"name": lambda: f"GET /{uuid.uuid4()}", "method": lambda: uuid.uuid4().hex}
     sent = drill.flood(seconds=60, spans=20_000, senders=1, **names)
     row = drill.account()
-    assert (sent.refused, row.lost, row.uncounted) == (0, 0, 0)
+    assert (sent.rejected, row.lost, row.uncounted) == (0, 0, 0)
     series = [point for point in drill.evidence.points if point.name == "calls"]
     of_the_api = [point for point in series if point.resource["service.name"] == "onboarding-api"]
     assert len(series) - len(of_the_api) <= LIMIT + 10
@@ -77,12 +77,12 @@ def test_resources_by_the_hundred(drill, key):
     sent = drill.flood(seconds=5, senders=1)
     drill.load(5)
     row = drill.account()
-    assert (sent.refused, row.lost, row.uncounted) == (0, 0, 0)
+    assert (sent.rejected, row.lost, row.uncounted) == (0, 0, 0)
     assert row.accepted == row.processed == 5
 
 
 @slow
-def test_spans_that_others_would_refuse(drill):
+def test_spans_that_others_would_reject(drill):
     deep = ExportTraceServiceRequest.FromString(flood.request(lambda: "deep", lambda: "GET"))
     value = deep.resource_spans[0].scope_spans[0].spans[0].attributes.add(key="deep").value
     for _ in range(60):

@@ -107,7 +107,7 @@ def names(request):
     return [span.name for resource in request.resource_spans for scope in resource.scope_spans for span in scope.spans]
 
 
-def refuse(code, details=""):
+def reject(code, details=""):
     """Return a way to respond that aborts with a code."""
     return lambda request, context: context.abort(code, details)
 
@@ -194,7 +194,7 @@ def test_what_a_flush_has_sent_is_not_sent_by_the_next(sandbox, collector):
 
 
 def test_a_force_flush_of_the_provider_is_the_same_flush(sandbox, collector):
-    collector.respond = refuse(Code.UNAVAILABLE)
+    collector.respond = reject(Code.UNAVAILABLE)
     sandbox.end("one")
     assert sandbox.provider.force_flush(10_000) is False
     collector.respond = None
@@ -244,7 +244,7 @@ def test_a_flush_ends_in_its_time_and_keeps_the_spans_where_no_collector_respond
     "respond",
     [
         pytest.param(lambda request, context: time.sleep(1), id="slow"),
-        *(pytest.param(refuse(code), id=code.name) for code in Code if code not in (Code.OK, Code.INVALID_ARGUMENT)),
+        *(pytest.param(reject(code), id=code.name) for code in Code if code not in (Code.OK, Code.INVALID_ARGUMENT)),
     ],
 )
 def test_a_flush_ends_in_its_time_and_keeps_the_spans_whatever_the_collector_responds(sandbox, collector, respond):
@@ -260,7 +260,7 @@ def test_a_flush_ends_in_its_time_and_keeps_the_spans_whatever_the_collector_res
 def test_after_an_outage_every_kept_span_arrives_once_and_in_order(sandbox, collector, code):
     sent = []
     for invocation in range(3):
-        collector.respond = refuse(code)
+        collector.respond = reject(code)
         sent += sandbox.end(*(f"{invocation}.{record}" for record in range(700)))
         assert not sandbox.flush(LONG).complete
         sandbox.cool_down()
@@ -332,7 +332,7 @@ def test_a_retryable_failure_is_retried_once_on_a_new_connection(sandbox, collec
     ("code", "requests"), [(Code.UNAVAILABLE, 2), (Code.RESOURCE_EXHAUSTED, 1), (Code.UNAUTHENTICATED, 1)]
 )
 def test_a_flush_sends_at_most_twice_and_only_where_that_may_help(sandbox, collector, code, requests):
-    collector.respond = refuse(code)
+    collector.respond = reject(code)
     sandbox.end("one")
     assert not sandbox.flush(LONG).complete
     assert len(collector.requests) == requests
@@ -354,7 +354,7 @@ def test_an_outage_costs_one_timeout_and_not_one_per_invocation(start):
 
 
 def test_a_wall_clock_that_is_set_back_does_not_prolong_the_cool_down(sandbox, collector):
-    collector.respond = refuse(Code.UNAVAILABLE)
+    collector.respond = reject(Code.UNAVAILABLE)
     sandbox.end("one")
     assert not sandbox.flush(LONG).complete
     collector.respond, collector.names = None, []
@@ -365,7 +365,7 @@ def test_a_wall_clock_that_is_set_back_does_not_prolong_the_cool_down(sandbox, c
 
 @pytest.mark.parametrize("timeout", [LONG, 0.0, -5.0])
 def test_a_flush_with_nothing_to_send_is_complete_and_instant_even_in_the_cool_down(sandbox, collector, timeout):
-    collector.respond = refuse(Code.UNAVAILABLE)
+    collector.respond = reject(Code.UNAVAILABLE)
     sandbox.end("one")
     sandbox.flush(LONG)
     sandbox.processor.spans.clear()
@@ -387,7 +387,7 @@ def test_a_flush_without_time_sends_nothing_and_is_no_failure(sandbox, collector
 def test_beyond_the_bound_the_oldest_spans_are_dropped_and_counted(sandbox, collector):
     max_spans = sandbox.module.MAX_SPANS
     assert max_spans >= 16_384
-    collector.respond = refuse(Code.UNAVAILABLE)
+    collector.respond = reject(Code.UNAVAILABLE)
     sent = sandbox.end(*map(str, range(max_spans + 10)))
     assert sandbox.flush(LONG)[:3] == (0, max_spans, {"overflow": 10})
     collector.respond, collector.names = None, []
@@ -441,7 +441,7 @@ def poison(sandbox, kind):
     sandbox.end({"oversized": "x" * 5_000_000, "unencodable": "\ud800"}.get(kind, "poison"))
 
 
-def refuse_poison(kind):
+def reject_poison(kind):
     """Return a way to respond as a receiver does to a request with such a span in it."""
     code, details = TOO_LARGE.get(kind, (Code.INVALID_ARGUMENT, "poison"))
     return lambda request, context: context.abort(code, details) if "poison" in names(request) else None
@@ -450,7 +450,7 @@ def refuse_poison(kind):
 @pytest.mark.parametrize("kind", ["oversized", "unencodable", "invalid", *TOO_LARGE])
 @pytest.mark.parametrize("position", [0, 300, 699])
 def test_a_span_that_can_never_be_sent_is_lost_alone(sandbox, collector, kind, position):
-    collector.respond = refuse_poison(kind)
+    collector.respond = reject_poison(kind)
     sent = sandbox.end(*map(str, range(position)))
     poison(sandbox, kind)
     sent += sandbox.end(*map(str, range(position, 699)))
@@ -462,7 +462,7 @@ def test_a_span_that_can_never_be_sent_is_lost_alone(sandbox, collector, kind, p
 
 
 def test_where_every_span_is_invalid_all_are_dropped_with_about_one_request_each(sandbox, collector):
-    collector.respond = refuse(Code.INVALID_ARGUMENT)
+    collector.respond = reject(Code.INVALID_ARGUMENT)
     sandbox.end(*map(str, range(200)))
     assert sandbox.flush(LONG) == (0, 0, {"invalid": 200}, "")
     assert len(collector.requests) < 250
@@ -520,7 +520,7 @@ def http2_header(header):
 
 @pytest.mark.parametrize("busy", BUSY)
 def test_a_busy_receiver_loses_no_span(sandbox, collector, busy):
-    collector.respond = refuse(*BUSY[busy])
+    collector.respond = reject(*BUSY[busy])
     sent = sandbox.end("one", "two")
     assert sandbox.flush(LONG)[:3] == (0, 2, {})
     assert sandbox.kept == sent
@@ -571,16 +571,16 @@ def test_time_that_is_up_in_the_middle_of_a_backlog_is_no_failure(sandbox, colle
         (Code.INTERNAL, "'no *** for\\nyou, ***'"),
     ],
 )
-def test_a_refusal_has_its_cause_in_one_line_without_the_key(start, collector, log, capfd, code, cause):
+def test_a_rejection_has_its_cause_in_one_line_without_the_key(start, collector, log, capfd, code, cause):
     sandbox = start(f"http://127.0.0.1:{collector.port}", f"authorization=Bearer%20{KEY}")
-    collector.respond = refuse(code, f"no Bearer for\nyou, {KEY}")
+    collector.respond = reject(code, f"no Bearer for\nyou, {KEY}")
     sandbox.end("one")
     assert sandbox.flush(LONG) == (0, 1, {}, f"{code.name}, {cause}")
     assert KEY not in "".join([*log(), *capfd.readouterr()])
 
 
 def test_a_cause_is_of_bounded_length_whatever_the_server_says(sandbox, collector):
-    collector.respond = refuse(Code.INTERNAL, "x" * 4_000)
+    collector.respond = reject(Code.INTERNAL, "x" * 4_000)
     sandbox.end("one")
     assert sandbox.flush(LONG).cause == f"INTERNAL, '{'x' * 300}'"
 

@@ -8,7 +8,7 @@ def text(value="x"):
 
 
 @pytest.mark.parametrize(
-    ("body", "attributes", "refused"),
+    ("body", "attributes", "rejected"),
     [
         pytest.param("x", {}, None, id="no attributes"),
         pytest.param("x", {"traceparent": text()}, None, id="one attribute"),
@@ -35,6 +35,6 @@ def text(value="x"):
         pytest.param("x" * 1_048_569, {"a": text()}, "bytes", id="over 1 MiB with the attribute"),
     ],
 )
-def test_a_message_outside_the_documented_limits_is_refused(sqs, body, attributes, refused):
-    refusal = sqs.refusal(body, attributes)
-    assert refused in refusal if refused else refusal is None
+def test_a_message_outside_the_documented_limits_is_rejected(sqs, body, attributes, rejected):
+    rejection = sqs.rejection(body, attributes)
+    assert rejected in rejection if rejected else rejection is None
