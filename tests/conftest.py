@@ -67,14 +67,19 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 class Scheduler(LoadScopeScheduling):
-    """Gives a worker a file, all drills, all end-to-end tests of the one stack, or one test that starts a demo."""
+    """Gives a worker a file, all drills, all end-to-end tests of the one stack, or one test that starts a demo.
+
+    Each worker can deploy to AWS's emulator once and test on copies; for the few tests that are not slow, one has to.
+    """
 
     def _split_scope(self, nodeid):
         path = nodeid.partition("::")[0]
         folder = path.rpartition("/")[0]
         if folder == "tests/e2e" and re.search(r"^def test_\w+\([^)]*\bdemo\b", read(path), re.MULTILINE):
             return nodeid
-        return folder if folder in ("tests/e2e", "tests/faults") else path
+        if folder == "tests/deployment" and self.config.option.markexpr == "slow":
+            return nodeid.partition("[")[0]
+        return folder if folder in ("tests/deployment", "tests/e2e", "tests/faults") else path
 
 
 @functools.cache

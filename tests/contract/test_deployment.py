@@ -1,11 +1,8 @@
-"""What AWS would refuse or do wrong and no emulator does: limits, names, permissions, and the README's shell blocks."""
+"""What AWS would refuse or do wrong and no emulator does: limits, names, permissions; and the text of deploy.sh."""
 
 import json
 import re
 import runpy
-import subprocess
-import sys
-from pathlib import Path
 
 import gunicorn.config
 import pytest
@@ -14,12 +11,13 @@ import yaml
 import readmes
 import shipped
 
-DEPLOYMENT = [block for block in readmes.blocks("bash", readmes.AWS) if block.startswith("(\n") or "aws " in block]
-ACTING = [block for block in DEPLOYMENT if block.startswith("(\n")]
-SETTING = [block for block in DEPLOYMENT if re.search(r"^export ", block, re.MULTILINE)]
-FUNCTIONS = next(block for block in DEPLOYMENT if block.startswith("render()"))
-
-TEMPLATE = yaml.safe_load((shipped.ROOT / "infrastructure/foundation.yaml").read_text())["Resources"]
+SCRIPT = (shipped.ROOT / "infrastructure/deploy.sh").read_text()
+FOUNDATION = yaml.safe_load((shipped.ROOT / "infrastructure/foundation.yaml").read_text())
+TEMPLATE = FOUNDATION["Resources"]
+JSON_FILES = ["taskdef.json", "service.json", "lambda.json", "lambda-environment.json", "event-source-mapping.json"]
+JSON_TEXT = "".join((shipped.ROOT / "infrastructure" / file).read_text() for file in JSON_FILES)
+PLACEHOLDERS = set(re.findall(r"\$\{(\w+)\}", JSON_TEXT))
+OWNER = "cal-onboarding/deploy.sh"
 TASK = shipped.read_json("taskdef.json")
 API, COLLECTOR = TASK["containerDefinitions"]
 LAMBDA = shipped.read_json("lambda.json")
@@ -50,21 +48,6 @@ def properties(kind):
 def names(kind, key):
     """Return the names of every resource of a type."""
     return {p[key] for p in properties(kind).values()}
-
-
-def used(text):
-    """Return the upper-case shell variables that a text expands."""
-    return set(re.findall(r"\$\{?([A-Z][A-Z_]+)\b", text))
-
-
-def checked(block):
-    """Return the variables whose absence a block reports by name."""
-    return set(re.findall(r'"\$\{([A-Z_]+):\?\}"', block))
-
-
-def command(block):
-    """Return what a block does last, as its name."""
-    return re.findall(r"(?:aws \S+|\./)[ \w.-]+\b|\w+\(\)", block)[-1]
 
 
 def test_the_task_has_a_size_that_fargate_has():
@@ -132,32 +115,55 @@ def test_the_api_has_no_way_out_but_https():
 
 
 def test_every_name_the_json_files_use_is_one_of_the_template():
-    files = [
-        shipped.ROOT / "infrastructure" / f"{n}.json" for n in ("taskdef", "service", "lambda", "event-source-mapping")
-    ]
-    text = "".join(file.read_text() for file in files)
-    assert set(re.findall(r"\$\{ECR_REPO\}/([\w-]+):\$\{IMAGE_TAG\}", text)) == names(
-        "ECR::Repository", "RepositoryName"
-    )
-    assert set(re.findall(r":role/([\w-]+)", text)) == names("IAM::Role", "RoleName")
-    assert set(re.findall(r":sqs:[^\"]*:([\w-]+)", text)) < names("SQS::Queue", "QueueName")
+    images = set(re.findall(r"\$\{ECR_REPO\}/([\w-]+):\$\{IMAGE_TAG\}-\$\{ARCH\}", JSON_TEXT))
+    assert images == names("ECR::Repository", "RepositoryName")
+    assert set(re.findall(r":sqs:[^\"]*:([\w-]+)", JSON_TEXT)) < names("SQS::Queue", "QueueName")
     assert {shipped.read_json("service.json")["cluster"]} == names("ECS::Cluster", "ClusterName")
+    assert "arn:aws:iam" not in JSON_TEXT
 
 
-def test_the_readme_tails_the_log_groups_that_are_written():
+def test_every_placeholder_is_set_by_the_script_or_by_the_output_of_the_stack():
+    (output,) = FOUNDATION["Outputs"].values()
+    by_the_stack = set(re.findall(r"\b([A-Z_]+)=", output["Value"]["Fn::Sub"][0]))
+    assigned = re.findall(r"\b([A-Z][A-Z_]+):?=", SCRIPT) + " ".join(re.findall(r"\bread -r (.*) <<<", SCRIPT)).split()
+    by_the_script = {*assigned, "AWS_REGION", "CORALOGIX_DOMAIN", "IMAGE_TAG"}
+    assert by_the_stack | by_the_script >= PLACEHOLDERS
+    assert not by_the_stack & by_the_script  # neither hides the other
+    used = PLACEHOLDERS | set(re.findall(r"\$\{?([A-Z_]+)\b", SCRIPT))
+    assert by_the_stack <= used
+
+
+def test_the_names_in_the_script_are_those_of_the_files():
+    assert set(re.findall(r"--cluster(?:s)? (\S+)", SCRIPT)) == names("ECS::Cluster", "ClusterName")
+    services = set(re.findall(r"--service(?:s|-name)? ([a-z][\w-]+)", SCRIPT))
+    assert services == {shipped.read_json("service.json")["serviceName"]}
+    assert set(re.findall(r"--function-name ([\w-]+)", SCRIPT)) == {LAMBDA["FunctionName"]}
+    families = set(re.findall(r"--(?:task-definition|family|family-prefix) ([a-z][\w-]+)", SCRIPT))
+    assert families == {TASK["family"]}
+    assert set(re.findall(r"--secret-id ([\w-]+)", SCRIPT)) == names("SecretsManager::Secret", "Name")
+    published = dict(re.findall(r"^  publish ([\w-]+) (\S+)$", SCRIPT, re.M))
+    assert set(published) == names("ECR::Repository", "RepositoryName")
+    assert sorted(published.values()) == IMAGES
+
+
+def test_the_script_shows_the_log_groups_that_are_written():
     written = {c["logConfiguration"]["options"]["awslogs-group"] for c in (API, COLLECTOR)}
     written.add(f"/aws/lambda/{LAMBDA['FunctionName']}")
     assert written == names("Logs::LogGroup", "LogGroupName")
-    assert written == set(re.findall(r"aws logs tail (\S+)", "".join(DEPLOYMENT)))
+    (shown,) = re.findall(r"for group in (.+); do", SCRIPT)
+    assert written == set(shown.split())
     assert all(group["RetentionInDays"] <= 30 for group in properties("Logs::LogGroup").values())
 
 
-def statements():
+def statements(effect="Allow"):
     """Return (actions, resources) of every statement of every role."""
     for role in properties("IAM::Role").values():
         for statement in role["Policies"][0]["PolicyDocument"]["Statement"]:
-            resources = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
-            yield set(statement["Action"]), [r if isinstance(r, str) else r.get("Fn::Sub", "") for r in resources]
+            if statement["Effect"] == effect:
+                resources = (
+                    statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
+                )
+                yield set(statement["Action"]), [r if isinstance(r, str) else r.get("Fn::Sub", "") for r in resources]
 
 
 def test_no_policy_has_a_wildcard_where_aws_grants_something_smaller():
@@ -170,12 +176,52 @@ def test_no_policy_has_a_wildcard_where_aws_grants_something_smaller():
             assert resources == ["arn:${AWS::Partition}:ec2:${AWS::Region}:${AWS::AccountId}:*/*"]
 
 
-def test_the_key_comes_from_the_secret_that_the_readme_creates():
+def test_the_functions_own_code_has_none_of_the_permissions_that_lambda_needs_for_its_interfaces():
+    for_lambda = {action for actions, _ in statements() for action in actions if action.startswith("ec2:")}
+    ((denied, resources),) = statements("Deny")
+    (statement,) = [
+        s
+        for s in properties("IAM::Role")["LambdaRole"]["Policies"][0]["PolicyDocument"]["Statement"]
+        if s["Effect"] == "Deny"
+    ]
+    own = {
+        "Fn::Sub": "arn:${AWS::Partition}:lambda:${AWS::Region}:${AWS::AccountId}:function:" + LAMBDA["FunctionName"]
+    }
+    assert (denied, resources) == (for_lambda, ["*"])
+    assert statement["Condition"] == {"ArnEquals": {"lambda:SourceFunctionArn": own}}
+
+
+def test_a_role_is_assumed_for_this_account_alone_and_its_name_is_left_to_cloudformation():
+    services = []
+    for role in properties("IAM::Role").values():
+        (statement,) = role["AssumeRolePolicyDocument"]["Statement"]
+        services.append(statement["Principal"]["Service"])
+        assert statement["Condition"] == {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}}
+        assert "RoleName" not in role
+    assert sorted(services) == ["ecs-tasks.amazonaws.com", "ecs-tasks.amazonaws.com", "lambda.amazonaws.com"]
+
+
+def test_the_key_comes_from_the_secret_of_the_stack_which_is_made_empty():
     (key,) = COLLECTOR["secrets"]
     assert key == {"name": "CORALOGIX_PRIVATE_KEY", "valueFrom": "${CORALOGIX_SECRET_ARN}"}
-    (readable,) = (r for actions, (r, *_) in statements() if actions == {"secretsmanager:GetSecretValue"})
-    created = set(re.findall(r"--name ([\w-]+) \\?\s*--secret-string file:///dev/stdin", "".join(ACTING)))
-    assert created == {readable.rsplit(":", 1)[1].removesuffix("-??????")}
+    (secret,) = properties("SecretsManager::Secret").values()
+    assert set(secret) == {"Name", "Description"}
+    (readable,) = [
+        s["Resource"]
+        for role in properties("IAM::Role").values()
+        for s in role["Policies"][0]["PolicyDocument"]["Statement"]
+        if "secretsmanager:GetSecretValue" in s["Action"]
+    ]
+    assert readable == {"Ref": "CoralogixKey"}
+
+
+def test_a_name_that_is_gone_for_a_moment_is_asked_for_again_within_seconds():
+    (namespace,) = properties("ServiceDiscovery::PrivateDnsNamespace").values()
+    (name,) = properties("ServiceDiscovery::Service").values()
+    assert namespace["Properties"]["DnsProperties"]["SOA"]["TTL"] == 10
+    assert name["DnsConfig"]["DnsRecords"] == [{"Type": "A", "TTL": 10}]
+    endpoint = shipped.read_json("lambda-environment.json")["Variables"]["OTEL_EXPORTER_OTLP_ENDPOINT"]
+    assert endpoint == f"http://{name['Name']}.{namespace['Name']}:4317"
 
 
 def test_both_containers_are_unprivileged_and_change_nothing():
@@ -216,41 +262,47 @@ def test_every_repository_keeps_its_tags_scans_and_can_be_deleted():
         assert repository["EmptyOnDelete"] is True
 
 
-def test_two_blocks_set_variables_one_has_functions_and_every_other_is_a_subshell():
-    assert (len(SETTING), len(ACTING)) == (2, len(DEPLOYMENT) - 3)
-    for block in ACTING:
-        assert re.match(r'\(\n  set -euo pipefail\n  : "\$\{AWS_REGION:\?\}"', block)
-        assert block.endswith("\n)\n")
+CREATING = [
+    *("cloudformation deploy", "ecs register-task-definition", "ecs create-service"),
+    *("lambda create-function", "cloudwatch put-metric-stream"),
+]
 
 
-@pytest.mark.parametrize("block", ACTING, ids=command)
-def test_a_block_checks_every_variable_it_uses(block):
-    functions = dict(re.findall(r"^(\w+)\(\) \{\n(.*?)^\}$", FUNCTIONS, re.MULTILINE | re.DOTALL))
-    called = "".join(body for name, body in functions.items() if re.search(rf"\b{name} ", block))
-    rendered = "".join((shipped.ROOT / path).read_text() for path in re.findall(r"render (\S+\.json)", block))
-    own = {"KEY"} if "read -rs KEY" in block else set()
-    assert used(block + called + rendered) - own | {"AWS_REGION"} == checked(block)
+@pytest.mark.parametrize("command", CREATING)
+def test_what_is_made_says_who_made_it(command):
+    (options,) = re.findall(rf"aws {command} (.*)", re.sub(r"\\\n\s*", "", SCRIPT))
+    assert re.search(r'--tags "(?:[Kk]ey=)?deployer[=,](?:[Vv]alue=)?\$OWNER"', options)
+    assert f"OWNER={OWNER} " in SCRIPT
 
 
-def test_every_variable_is_set_by_the_readme():
-    exported = set(
-        re.findall(r"\b([A-Z_]+)\b", " ".join(re.findall(r"\bexport (.*)$", "".join(SETTING), re.MULTILINE)))
-    )
-    named_in_prose = {"FIREHOSE_ARN", "METRIC_STREAM_ROLE_ARN"}
-    assert set().union(*map(checked, ACTING)) <= exported | named_in_prose
+def test_no_look_up_can_fail_unseen():
+    # "for x in $(aws ...)", "[ "$(aws ...)" ]" and "local x=$(...)" lose the status of what is in the parentheses.
+    assert re.findall(r"^.*(?:\bin|\[\[?|local \w+=\S*) ?\"?\$\((?!\().*$", SCRIPT, re.M) == []
 
 
-@pytest.mark.parametrize("block", DEPLOYMENT, ids=command)
-def test_a_block_can_be_pasted_into_bash_and_zsh(block):
-    # An interactive zsh takes a # for a command, and both take ! in double quotes for history.
-    assert re.findall(r"^\s*#|\s#\s|!\S", block, re.MULTILINE) == []
-    # These names mean something to zsh.
-    assert re.findall(r"^\s*(?:argv|commands|functions|options|path|pipestatus|status)=", block, re.MULTILINE) == []
+# What macOS's bash 3.2 and BSD tools lack.
+GNU = ["declare -A", "mapfile", "readarray", "local -n", ",,}", "^^}", "|&", "&>>", "sed -i", "sed -r", "grep -P"]
+GNU += ["date -d", "readlink -f", "base64 -w", "sort -V", "xargs -r", "head -n -", "mktemp -t", "stat -c", "realpath"]
 
 
-def test_the_blocks_are_clean_shell(tmp_path):
-    for number, block in enumerate(DEPLOYMENT):
-        (tmp_path / f"{number:02}.sh").write_text(f"#!/usr/bin/env bash\n{block}")
-    shellcheck = Path(sys.executable).parent / "shellcheck"
-    done = subprocess.run([shellcheck, *sorted(tmp_path.iterdir())], capture_output=True, text=True)
-    assert done.stdout == ""
+@pytest.mark.parametrize("word", GNU)
+def test_the_script_needs_no_newer_bash_and_no_gnu_tool(word):
+    assert word not in SCRIPT
+
+
+def test_the_script_explains_the_variables_that_it_reads():
+    header, body = SCRIPT.split("set -euo")
+    explained = set(re.findall(r"^#   ([A-Z_]+)|, ([A-Z_]+)(?= \*|,|  )", header, re.M))
+    explained = {name for pair in explained for name in pair if name}
+    needed = {name for names_ in re.findall(r"\bneed ((?:[A-Z_]+ ?)+)", body) for name in names_.split()}
+    assert needed | {"ARCH", "CLIENT_CIDR", "DESIRED_COUNT", "ALARM_TOPIC_ARN"} == explained
+
+
+def test_the_deployers_policy_fits_into_one_and_names_no_account():
+    text = (shipped.ROOT / "infrastructure/deployer-policy.json").read_text()
+    assert (
+        len("".join(text.split())) <= 6144
+    )  # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html
+    for statement in json.loads(text)["Statement"]:
+        assert [action for action in statement["Action"] if "*" in action] == []
+        assert statement["Effect"] == "Allow"

@@ -1,26 +1,29 @@
-"""Where the README's deployment is executed: an empty AWS account on this machine, and a shell to paste into.
+"""Where deploy.sh is executed: AWS accounts on this machine, and the programs it calls.
 
-AWS is moto server. What moto or aws lacks, and what stands in for docker, curl and the traffic script, is in shims/.
+emulator.py is AWS; shims/ has the aws program, turned to it, and stand-ins for docker, curl and sleep.
 """
 
-import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
 import boto3
 
 import shipped
-from stack import Child, free_port, poll_until
+from stack import poll_until
 
-SHIMS = Path(__file__).parent / "shims"
+FOLDER = Path(__file__).parent
+SCRIPT = shipped.ROOT / "infrastructure" / "deploy.sh"
+KEY = "the-key-that-nobody-may-see"
+VARIABLES = {"AWS_REGION": "us-east-1", "CORALOGIX_DOMAIN": "us2.coralogix.com", "IMAGE_TAG": "1.0.0"}
 RESOURCES = [
     ("cloudformation", "list_stacks", "StackSummaries[?StackStatus!='DELETE_COMPLETE'].StackName"),
+    ("ec2", "describe_network_interfaces", "NetworkInterfaces[].NetworkInterfaceId"),
     ("ec2", "describe_security_groups", "SecurityGroups[?GroupName!='default'].GroupId"),
     ("ecr", "describe_repositories", "repositories[].repositoryName"),
     ("ecs", "list_task_definitions", "taskDefinitionArns[]"),
@@ -36,141 +39,120 @@ RESOURCES = [
 
 
 class Outcome(NamedTuple):
-    """Of one block."""
+    """Of one run of deploy.sh."""
 
     status: int
     stdout: str
     stderr: str
 
 
-class Shell:
-    """One bash that runs block after block, as if they were pasted into it; a context manager."""
+class Program:
+    """A program that runs until the tests have ended; a context manager. output: its first line, if it prints one."""
 
-    def __init__(self, directory, environment):
-        self._directory = directory
-        self._bash = subprocess.Popen(
-            ["bash", "--norc", "--noprofile"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=directory / "checkout",
-            env=environment,
-            start_new_session=True,
-        )
+    def __init__(self, *command, log, prints):
+        with log.open("wb") as file:
+            self._process = subprocess.Popen(
+                [sys.executable, *command], env={"PATH": os.environ["PATH"]}, stdout=subprocess.PIPE, stderr=file
+            )
+        self.output = self._process.stdout.readline().decode().strip() if prints else ""
+        assert self.output or not prints, log.read_text()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self._bash.stdin.close()
-        self._bash.wait(timeout=10)
-        self._bash.stdout.close()
-
-    def run(self, block, stdin=""):
-        """Run a block; return its status, stdout and stderr. One that hangs is ended, together with the shell."""
-        (self._directory / "block").write_text(block)
-        (self._directory / "stdin").write_text(stdin)
-        watchdog = threading.Timer(100, os.killpg, (self._bash.pid, 9))
-        watchdog.start()
-        self._bash.stdin.write(". ../block < ../stdin > ../stdout 2> ../stderr; echo $?\n")
-        self._bash.stdin.flush()
-        status = self._bash.stdout.readline()
-        watchdog.cancel()
-        stdout, stderr = ((self._directory / name).read_text() for name in ("stdout", "stderr"))
-        assert status, f"the shell has ended in:\n{block}\n{stdout}{stderr}"
-        return Outcome(int(status), stdout, stderr)
-
-    def must(self, block, stdin=""):
-        """Run a block that must succeed; return its stdout."""
-        done = self.run(block, stdin)
-        assert done.status == 0, f"{block}\n{done.stdout}{done.stderr}"
-        return done.stdout
+        self._process.terminate()
+        self._process.wait(timeout=10)
+        self._process.stdout.close()
 
 
-class Tasks(BaseHTTPRequestHandler):
-    """ECS, as far as it starts tasks: one runs, with this network interface."""
-
-    interface = None
-
-    def do_POST(self):
-        """Answer ListTasks, DescribeTasks and, for the waiter, DescribeServices."""
-        self.rfile.read(int(self.headers["Content-Length"]))
-        task = {"attachments": [{"details": [{"name": "networkInterfaceId", "value": self.interface}]}]}
-        answers = {
-            "ListTasks": {"taskArns": ["arn:aws:ecs:us-east-1:123456789012:task/cal-onboarding/1"]},
-            "DescribeTasks": {"tasks": [task]},
-            "DescribeServices": {"services": [{"deployments": [{}], "desiredCount": 1, "runningCount": 1}]},
-        }
-        body = json.dumps(answers[self.headers["X-Amz-Target"].split(".")[1]]).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        """Print nothing."""
+def emulator(directory):
+    """Return the Program that is AWS; its output is its port."""
+    return Program(FOLDER / "emulator.py", log=directory / "emulator.log", prints=True)
 
 
-def list_services(ecs, cluster):
-    """Return the ARNs of a cluster's active services; moto lists deleted ones, too."""
-    arns = ecs.list_services(cluster=cluster)["serviceArns"]
-    services = ecs.describe_services(cluster=cluster, services=arns)["services"] if arns else []
-    return [service["serviceArn"] for service in services if service["status"] == "ACTIVE"]
+def aws_v1(directory):
+    """Return the Program that runs version 1 of aws, and its socket."""
+    socket = directory / "aws.socket"
+    program = Program(FOLDER / "shims" / "aws_v1.py", socket, log=directory / "aws.log", prints=False)
+    poll_until(socket.exists, "the aws program to load")
+    return program, socket
 
 
-class Account(contextlib.ExitStack):
-    """An empty AWS account on this machine, and a checkout in which the traffic script is a shim; a context manager.
+class Account:
+    """One AWS account, on a port of the emulator.
 
-    aws_v2: the path of the aws program of version 2; version 1 of the lock file if None.
+    aws: {"AWS_SOCKET": of version 1} or {"AWS_PROGRAM": path of version 2}; bash: what runs the script.
     """
 
-    def __init__(self, directory, aws_v2=None):
-        super().__init__()
-        self.directory = directory
-        self._aws_v2 = aws_v2
+    def __init__(self, port, directory, aws, bash="bash"):
+        self.endpoint = f"http://127.0.0.1:{port}"
+        self.directory, self.aws, self.bash = directory, aws, bash
         self._clients = {}
         self._calls = directory / "calls"
-        self._endpoint = f"http://127.0.0.1:{free_port()}"
-
-    def __enter__(self):
-        checkout = self.directory / "checkout"
-        checkout.mkdir()
-        for name in ("infrastructure", "onboarding-api", "onboarding-lambda", "otel"):
-            (checkout / name).symlink_to(shipped.ROOT / name)
-        (checkout / "generate-sustained-traffic.sh").symlink_to(SHIMS / "generate-sustained-traffic.sh")
         self._calls.touch()
-        command = ["moto_server", "-H", "127.0.0.1", "-p", self._endpoint.split(":")[2]]
-        self.enter_context(Child("moto", command, f"{self._endpoint}/moto-api/", {}, self.directory))
-        tasks = self.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), Tasks))
-        threading.Thread(target=tasks.serve_forever).start()
-        self.callback(tasks.shutdown)
         self.environment = {
-            "PATH": os.pathsep.join([str(SHIMS), str(Path(sys.executable).parent), os.environ["PATH"]]),
-            "HOME": str(self.directory),
+            "PATH": os.pathsep.join([str(FOLDER / "shims"), str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "HOME": str(directory),
+            "TMPDIR": str(directory),
             "CALLS": str(self._calls),
-            "MOTO_ENDPOINT": self._endpoint,
-            "TASKS_ENDPOINT": f"http://127.0.0.1:{tasks.server_port}",
-            **({"AWS_PROGRAM": self._aws_v2} if self._aws_v2 else {"AWS_SOCKET": self._load_aws_v1()}),
+            "EMULATOR": self.endpoint,
+            "AWS_MAX_ATTEMPTS": "1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            **aws,
             **dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "test"),
             **dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9"),
             "no_proxy": "127.0.0.1",
         }
-        return self
 
-    def _load_aws_v1(self):
-        socket = self.directory / "aws.socket"
-        log = self.enter_context((self.directory / "aws.log").open("wb"))
-        server = subprocess.Popen([sys.executable, SHIMS / "aws_v1.py", socket], env={}, stdout=log, stderr=log)
-        self.callback(server.wait, timeout=10)
-        self.callback(server.terminate)
-        poll_until(socket.exists, "the aws program to load")
-        return str(socket)
+    def order(self, name, content=None):
+        """Give the emulator an order; return its answer."""
+        with urllib.request.urlopen(f"{self.endpoint}/emulator/{name}", json.dumps(content).encode()) as answer:
+            return json.load(answer)
+
+    def fork(self, directory):
+        """Return a copy of this account, which is to be left with end()."""
+        directory.mkdir()
+        copy = self.order("fork")
+        account = Account(copy["port"], directory, self.aws, self.bash)
+        account.process = copy["process"]
+        return account
+
+    def end(self):
+        """Forget a copy."""
+        os.kill(self.process, signal.SIGKILL)
+
+    def run(self, *command, stdin="", **variables):
+        """Run deploy.sh; a variable that is None is unset. Return status, stdout and stderr."""
+        environment = {**self.environment, **VARIABLES, **variables}
+        environment = {name: value for name, value in environment.items() if value is not None}
+        done = subprocess.run(
+            [self.bash, SCRIPT, *command],
+            input=stdin,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            cwd=self.directory,
+            start_new_session=True,
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    def must(self, *command, **options):
+        """Run deploy.sh, which must succeed; return its stdout."""
+        done = self.run(*command, **options)
+        assert done.status == 0, f"{command}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def up(self, **variables):
+        """Run up with the key in the pipe; return its stdout."""
+        return self.must("up", stdin=f"{KEY}\n", **variables)
 
     def client(self, service):
         """Return a boto3 client of the account."""
         if service not in self._clients:
             keys = dict.fromkeys(("aws_access_key_id", "aws_secret_access_key"), "test")
-            self._clients[service] = boto3.client(service, "us-east-1", endpoint_url=self._endpoint, **keys)
+            self._clients[service] = boto3.client(service, "us-east-1", endpoint_url=self.endpoint, **keys)
         return self._clients[service]
 
     def calls(self, start=""):
@@ -178,27 +160,22 @@ class Account(contextlib.ExitStack):
         return [line for line in self._calls.read_text().splitlines() if line.startswith(start)]
 
     def resources(self):
-        """Return what there is, as {operation: sorted names}; without clusters, since moto never deletes one."""
+        """Return what there is, as {operation: sorted names}."""
         found = {
             operation: sorted(filter(None, self.client(service).get_paginator(operation).paginate().search(names)))
             for service, operation, names in RESOURCES
         }
         ecs = self.client("ecs")
-        arns = [arn for cluster in ecs.list_clusters()["clusterArns"] for arn in list_services(ecs, cluster)]
-        return found | {"list_services of ECS": arns}
-
-    def start_task(self):
-        """Make the interface, with a public address, of the task that ECS would have started; return both."""
-        ec2, network = self.client("ec2"), self.service()["networkConfiguration"]["awsvpcConfiguration"]
-        interface = ec2.create_network_interface(SubnetId=network["subnets"][0], Groups=network["securityGroups"])
-        Tasks.interface = interface["NetworkInterface"]["NetworkInterfaceId"]
-        address = ec2.allocate_address(Domain="vpc")
-        ec2.associate_address(AllocationId=address["AllocationId"], NetworkInterfaceId=Tasks.interface)
-        return Tasks.interface, address["PublicIp"]
+        clusters = ecs.describe_clusters(clusters=ecs.list_clusters()["clusterArns"])["clusters"]
+        names = [cluster["clusterName"] for cluster in clusters if cluster["status"] == "ACTIVE"]
+        services = [s for name in names for s in ecs.list_services(cluster=name)["serviceArns"]]
+        return found | {"clusters": names, "services": services, "metric streams": self.order("metric-streams")}
 
     def service(self):
         """Return the ECS service."""
-        answer = self.client("ecs").describe_services(cluster="cal-onboarding", services=["onboarding-api"])
+        answer = self.client("ecs").describe_services(
+            cluster="cal-onboarding", services=["onboarding-api"], include=["TAGS"]
+        )
         return answer["services"][0]
 
     def task_definition(self, name="cal-onboarding-api-demo"):
@@ -206,9 +183,14 @@ class Account(contextlib.ExitStack):
         return self.client("ecs").describe_task_definition(taskDefinition=name)["taskDefinition"]
 
     def function(self):
-        """Return the function's configuration, with its code's location."""
+        """Return the function's configuration, with its code's location and its tags."""
         function = self.client("lambda").get_function(FunctionName="cal-onboarding-lambda")
-        return function["Configuration"] | {"Code": function["Code"]}
+        return function["Configuration"] | {"Code": function["Code"], "Tags": function.get("Tags", {})}
+
+    def mapping(self):
+        """Return the event source mapping."""
+        (mapping,) = self.client("lambda").list_event_source_mappings()["EventSourceMappings"]
+        return mapping
 
     def security_group(self, name):
         """Return the security group of that name."""
@@ -220,3 +202,8 @@ class Account(contextlib.ExitStack):
         sqs = self.client("sqs")
         url = sqs.get_queue_url(QueueName=name)["QueueUrl"]
         return sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"] | {"Url": url}
+
+    def output(self):
+        """Return the stack's placeholders as {name: value}."""
+        (stack,) = self.client("cloudformation").describe_stacks(StackName="cal-onboarding")["Stacks"]
+        return dict(pair.split("=", 1) for pair in stack["Outputs"][0]["OutputValue"].split())

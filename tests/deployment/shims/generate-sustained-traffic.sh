@@ -1,3 +1,0 @@
-#!/usr/bin/env bash
-# Records its arguments in $CALLS.
-echo "traffic $*" >> "$CALLS"
