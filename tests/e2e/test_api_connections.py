@@ -99,7 +99,7 @@ def statuses(responses):
 @pytest.mark.parametrize(
     ("count", "begun"),
     [
-        pytest.param(400, b"", id="nothing"),
+        pytest.param(320, b"", id="nothing"),
         pytest.param(64, b"P", id="one byte"),
         pytest.param(64, request()[:-2], id="half of the headers"),
         pytest.param(64, request("/customers", JSON, length=100) + b"{", id="half of a body"),
