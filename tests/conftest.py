@@ -32,7 +32,7 @@ from xdist.scheduler.loadscope import LoadScopeScheduling
 import shipped
 from lambda_variables import GIVEN_BY_LAMBDA
 
-FOLDERS = ["deployment", "faults", "e2e", "unit", "contract"]
+SLOW_FOLDERS = ["deployment", "faults", "e2e"]  # the slowest first
 VARIABLES = {
     "AWS_REGION": "us-east-1",
     "IMAGE_TAG": "test",
@@ -51,7 +51,8 @@ def own_thread():
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
     """Begin with the folders whose tests take long, so that the workers (pytest -n) end together."""
-    items.sort(key=lambda item: FOLDERS.index(item.path.parent.name))
+    place = {folder: number for number, folder in enumerate(SLOW_FOLDERS)}
+    items.sort(key=lambda item: place.get(item.path.parent.name, len(place)))
 
 
 def pytest_xdist_auto_num_workers():
@@ -75,17 +76,19 @@ class Scheduler(LoadScopeScheduling):
     def _split_scope(self, nodeid):
         path = nodeid.partition("::")[0]
         folder = path.rpartition("/")[0]
-        if folder == "tests/e2e" and re.search(r"^def test_\w+\([^)]*\bdemo\b", read(path), re.MULTILINE):
+        if folder == "tests/e2e" and asks_for(path, "demo"):
             return nodeid
         if folder == "tests/deployment" and self.config.option.markexpr == "slow":
             return nodeid.partition("[")[0]
-        return folder if folder in ("tests/deployment", "tests/e2e", "tests/faults") else path
+        if folder in ("tests/deployment", "tests/faults") or asks_for(path, "stack|call|onboard"):
+            return folder
+        return path
 
 
 @functools.cache
-def read(path):
-    """Return a file of the repository."""
-    return (shipped.ROOT / path).read_text()
+def asks_for(path, fixtures):
+    """Return whether a test or a fixture in a file asks for one of these fixtures."""
+    return re.search(rf"^def \w+\([^)]*\b({fixtures})\b", (shipped.ROOT / path).read_text(), re.MULTILINE)
 
 
 class Spans(InMemorySpanExporter):
