@@ -11,7 +11,7 @@ ARCH ?= amd64
 DOCKER ?= $(filter-out Linux,$(shell uname -s))
 define install
 command -v $(PYTHON) > /dev/null || { echo "Python 3.11 or newer is needed, or Docker: make $@ DOCKER=1" >&2; exit 1; }
-$(PYTHON) infrastructure/local/install.py $(1)
+$(PYTHON) -S infrastructure/local/install.py $(1)
 endef
 
 .PHONY: help demo test drills bench picture images lint lock clean

@@ -1,5 +1,11 @@
 """make demo: runs the whole path on this machine and shows its trace, its RED metrics and its log lines."""
 
+# ruff: noqa: E402
+# Until main() begins, Ctrl-C while modules are loaded is no traceback; the module signal itself loads many.
+import _signal  # type: ignore[import-not-found]
+
+_signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+
 import argparse
 import contextlib
 import json
@@ -15,6 +21,7 @@ import own_coralogix
 import preflight
 import shipped
 import view
+from ingress import Span
 from preflight import PreflightError
 from stack import TOOLS, Ports, Stack, StackError, poll_until
 from trace_viewer import Feed, TraceViewer
@@ -30,7 +37,7 @@ HINT = """The demo stays up until Ctrl-C. In another terminal:
 GOLDEN_TRACE = (shipped.ROOT / "tests/golden-trace.txt").read_text()
 
 
-def main():
+def main() -> int:
     """Run the demo; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--once", action="store_true", help="send one request, print what came of it, and exit")
@@ -42,7 +49,7 @@ def main():
     try:
         run(once, preflight.account(os.environ))
     except (PreflightError, StackError) as error:
-        # Whatever a program's last words are, they don't show the key.
+        # Whatever a program has logged last, it does not show the key.
         key = os.environ.get("CORALOGIX_PRIVATE_KEY") or "\n"
         print(f"The demo stopped: {error}".replace(key, "(the key)"), file=sys.stderr)
         return 1
@@ -51,7 +58,7 @@ def main():
     return 0
 
 
-def ports():
+def ports() -> Ports:
     """Return the documented ports, with free ones for those in use; raises PreflightError when the API's is in use."""
     wanted = dict(PORTS)
     if "api" in wanted or os.environ.get("PORT"):
@@ -63,7 +70,7 @@ def ports():
     return found
 
 
-def run(once, coralogix):
+def run(once: bool, coralogix: dict[str, str] | None) -> None:
     """Start everything, show one request, and unless once stay up; coralogix: both variables of an account, or None."""
     print("Starting SQS, Collector, Lambda emulator and API ...", flush=True)
     with contextlib.ExitStack() as started:
@@ -73,14 +80,14 @@ def run(once, coralogix):
             ports(),
             visibility_timeout=REDELIVERY_SECONDS,
             coralogix=coralogix,
-            viewer_address=feed and feed.address,
+            viewer_address=feed.address if feed else None,
             api_address=os.environ.get("LISTEN_ADDRESS"),
             max_spans=1000,  # the first request's are shown, later ones only counted
         )
         started.enter_context(stack)
         trace_id = show_one_request(stack)
         show_delivery(stack, coralogix)
-        if once:
+        if feed is None:
             sys.stdout.flush()
             stack.kill()  # everything has been shown, so that nothing needs a graceful end
             os._exit(0)
@@ -88,8 +95,8 @@ def run(once, coralogix):
         stay(stack, started.enter_context(TraceViewer(feed, RUN_DIR, trace_id)), coralogix)
 
 
-def show_one_request(stack):
-    """Send one request, print response, trace, metrics and log lines as each of them arrives; return the trace id."""
+def show_one_request(stack: Stack) -> str:
+    """Send one request, print its response, trace, metrics and log lines as they arrive; return the trace id."""
     path = "/telemetry/smoke"
     response = post(stack.url + path, {"customer_id": "TEST-001"})
     print(f"\nPOST {path} responded 202 {json.dumps(response)}")
@@ -112,7 +119,7 @@ def show_one_request(stack):
     return response["trace_id"]
 
 
-def show_delivery(stack, coralogix):
+def show_delivery(stack: Stack, coralogix: dict[str, str] | None) -> None:
     """Print that the account has accepted the spans, if there is one; raises StackError when it has not."""
     if coralogix:
         host = f"ingress.{coralogix['CORALOGIX_DOMAIN']}"
@@ -120,7 +127,7 @@ def show_delivery(stack, coralogix):
         print(f"\n{host}:443 has accepted {own_coralogix.accepted(stack)} spans.")
 
 
-def post(url, body):
+def post(url: str, body: dict[str, str]) -> dict[str, str]:
     """POST body as JSON; return the response's JSON; raises StackError when it is not a 202."""
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
     try:
@@ -132,10 +139,10 @@ def post(url, body):
         raise StackError(f"the API did not respond: {error}") from error
 
 
-def wait_for_trace(stack, trace_id):
+def wait_for_trace(stack: Stack, trace_id: str) -> list[Span]:
     """Return the spans of the trace once it is the golden one; raises StackError with the lines that are missing."""
 
-    def spans():
+    def spans() -> list[Span]:
         stack.check_running()
         return view.trace_of(stack.ingress.spans(), trace_id)
 
@@ -148,11 +155,11 @@ def wait_for_trace(stack, trace_id):
     return spans()
 
 
-def wait_for_red(stack):
+def wait_for_red(stack: Stack) -> None:
     """Wait until both sets of metrics have counted every span; raises StackError with those they have not."""
-    uncounted = {}
+    uncounted: dict[str, Counter[tuple[str, str, str]]] = {}
 
-    def all_counted():
+    def all_counted() -> bool:
         stack.check_running()
         spans, points = stack.ingress.spans(), stack.ingress.points()
         uncounted.update(
@@ -167,7 +174,7 @@ def wait_for_red(stack):
         raise StackError(f"{error}; spans without a call counted: {uncounted}") from None
 
 
-def calls(rows):
+def calls(rows: list[view.RedRow]) -> Counter[tuple[str, str, str]]:
     """Return {(service, span name, kind): calls} of RedRows."""
     return Counter({(row.service, row.span, row.kind): row.calls for row in rows})
 

@@ -8,15 +8,17 @@ Interrupted, it goes on where it was when called again. Standard library only.
 # ruff: noqa: E402
 from __future__ import annotations  # so that an older Python gets as far as the message
 
-import signal
+# Until main() begins, Ctrl-C while modules are loaded is no traceback; the module signal itself loads many.
+import _signal  # type: ignore[import-not-found]
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main() begins: no traceback for Ctrl-C while modules are loaded
+_signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 import contextlib
 import fcntl
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -24,7 +26,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import IO, ClassVar
+from typing import IO, Any, ClassVar
 
 import preflight
 from preflight import ROOT, TOOLS, PreflightError
@@ -92,6 +94,8 @@ class Step(threading.Thread):
             self._doing, self._count = "done", lambda: ""
         except PreflightError as error:
             self.error, self._doing = error, "failed"
+        except OSError as error:
+            self.error, self._doing = PreflightError(f"{self.title}: {error}"), "failed"
         except Stopped:
             self._doing = "stopped"
         self.ended = time.monotonic()
@@ -102,7 +106,12 @@ class Step(threading.Thread):
         return f"  {self.title:<20} {seconds // 60}:{seconds % 60:02}  {self._doing} {self._count()}".rstrip()
 
     def do(
-        self, doing: str, command: list, count: Callable[[str], str] | None = None, optional: bool = False, **options
+        self,
+        doing: str,
+        command: list[Any],
+        count: Callable[[str], str] | None = None,
+        optional: bool = False,
+        **options: Any,
     ) -> str:
         """Run a command with its output in the log and return that; raises PreflightError when it fails.
 

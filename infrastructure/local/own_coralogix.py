@@ -8,13 +8,13 @@ import ssl
 import time
 import urllib.request
 
-from stack import StackError
+from stack import Stack, StackError
 
 EXPORTER = "otlp_grpc/coralogix"
 REJECTED = ("Unauthenticated", "PermissionDenied")
 
 
-def wait_until_accepted(stack, host, timeout=10.0):
+def wait_until_accepted(stack: Stack, host: str, timeout: float = 10.0) -> None:
     """Wait until the account's ingress has accepted spans; raises StackError with the reason when it has not.
 
     timeout: seconds; the exporter waits 5 for a response, and about 5 more until it tries again.
@@ -35,7 +35,7 @@ def wait_until_accepted(stack, host, timeout=10.0):
         time.sleep(0.2)
 
 
-def accepted(stack):
+def accepted(stack: Stack) -> int:
     """Return how many spans the Collector's shipped exporter has delivered, of the Collector's own metrics."""
     url = f"http://127.0.0.1:{stack.ports.collector_metrics}/metrics"
     try:
@@ -48,7 +48,7 @@ def accepted(stack):
     return int(sum(map(float, samples)))
 
 
-def failure(stack):
+def failure(stack: Stack) -> str:
     """Return the newest error of the shipped exporter in the Collector's log, as "Code: description", or ""."""
     with stack.collector.log_file.open("rb") as log:
         log.seek(max(0, log.seek(0, os.SEEK_END) - 65536))
@@ -60,7 +60,7 @@ def failure(stack):
     return ""
 
 
-def obstacle(host):
+def obstacle(host: str) -> str:
     """Return what is in the way to host:443, or "": for a name nobody knows, gRPC says "no children to pick from"."""
     if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
         return ""  # then the way is the proxy's, and gRPC tells what it responds

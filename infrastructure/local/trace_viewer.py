@@ -84,7 +84,7 @@ class TraceViewer:
     run_dir: logs go there; trace_id: the trace to link to. page: the viewer's address, or None while it is not up.
     """
 
-    def __init__(self, feed: Feed, run_dir: Path, trace_id: str):
+    def __init__(self, feed: Feed, run_dir: Path, trace_id: str) -> None:
         self.page: str | None = None
         self._state = "starting"
         self._building_since: float | None = None

@@ -16,7 +16,7 @@ import preflight
 import shipped
 from stack import free_port, poll_until
 
-FILES = ["requirements.lock", "infrastructure/local/requirements.txt", "otel/builder.yaml"]
+FILES = ["requirements.lock", "infrastructure/local/requirements.txt", "otel/builder.yaml", "otel/sanitizer/go.mod"]
 FILES += [f"infrastructure/local/{name}" for name in ("install.py", "preflight.py", "viewer/go.mod", "viewer/go.sum")]
 # Says that it is new enough, and then does what the test wants.
 GO = '#!/bin/sh\ncase "$1 $2" in "env GOVERSION") echo go9.9.9 ;; env*) echo elsewhere ;; *) {deed} ;; esac\n'
@@ -57,6 +57,7 @@ def clone(tmp_path):
     for process in started:
         process.kill()
         process.wait()
+        process.stdout.close()
 
 
 @pytest.fixture
