@@ -14,10 +14,14 @@ import pytest
 import install
 import preflight
 import shipped
+import steps
 from stack import free_port, poll_until
 
 FILES = ["requirements.lock", "infrastructure/local/requirements.txt", "otel/builder.yaml", "otel/sanitizer/go.mod"]
-FILES += [f"infrastructure/local/{name}" for name in ("install.py", "preflight.py", "viewer/go.mod", "viewer/go.sum")]
+FILES += [
+    f"infrastructure/local/{name}"
+    for name in ("install.py", "preflight.py", "steps.py", "viewer/go.mod", "viewer/go.sum")
+]
 # Says that it is new enough, and then does what the test wants.
 GO = '#!/bin/sh\ncase "$1 $2" in "env GOVERSION") echo go9.9.9 ;; env*) echo elsewhere ;; *) {deed} ;; esac\n'
 
@@ -181,11 +185,11 @@ def test_without_a_network_the_message_says_network(complete, go):
 )
 def test_the_networks_failures_are_recognised(line):
     output = f"Collecting rich\n{line}\nERROR: No matching distribution found for rich\n"
-    assert install.reason(output) == f"the network can't be reached: {line.strip()}"
+    assert steps.reason(output) == f"the network can't be reached: {line.strip()}"
 
 
 def test_any_other_failure_is_the_last_line():
-    assert install.reason("compiling\nmain.go:1: syntax error\n\n") == "main.go:1: syntax error"
+    assert steps.reason("compiling\nmain.go:1: syntax error\n\n") == "main.go:1: syntax error"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -202,8 +206,8 @@ def test_an_interrupt_ends_everything_and_is_no_traceback(complete, go, tmp_path
 
 
 def test_progress_is_reported_while_it_lasts(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(install, "WORK", tmp_path)
-    monkeypatch.setattr(install, "PLAIN_EVERY", 0.1)
+    monkeypatch.setattr(steps, "WORK", tmp_path)
+    monkeypatch.setattr(steps, "PLAIN_EVERY", 0.1)
 
     def work(step):
         command = ["sh", "-c", "echo one; echo two; while [ ! -e seen ]; do sleep 0.1; done"]
@@ -215,9 +219,9 @@ def test_progress_is_reported_while_it_lasts(monkeypatch, tmp_path, capsys):
             (tmp_path / "seen").touch()
         return text
 
-    original = install.Step.report
-    monkeypatch.setattr(install.Step, "report", report)
-    install.run([install.Step("Collector", work)])
+    original = steps.Step.report
+    monkeypatch.setattr(steps.Step, "report", report)
+    steps.run([steps.Step("Collector", work)])
     lines = capsys.readouterr().out.splitlines()
     assert any(line.endswith("compiling 2 of 7 packages") for line in lines)
     assert lines[-1].endswith("done")
