@@ -37,7 +37,7 @@ HEADINGS = [
     "## Best Practices Demonstrated",
     "## Troubleshooting",
     "## Resources",
-    "### What the original document says differently",
+    "### What the original document says that is not true",
     "## Contributing",
     "## License",
 ]
@@ -63,7 +63,7 @@ def test_the_front_page_has_its_headings_in_their_order():
 
 
 def test_the_front_page_is_short():
-    assert len(readmes.TEXTS[readmes.FRONT_PAGE].splitlines()) <= 315
+    assert len(readmes.TEXTS[readmes.FRONT_PAGE].splitlines()) <= 305
 
 
 def test_the_first_screen_has_the_pictures_the_two_commands_and_a_link_for_each_reader():
