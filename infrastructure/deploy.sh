@@ -25,9 +25,11 @@
 # shellcheck disable=SC2016,SC2034 # ${NAME} is in the files that render() reads, and so are the variables it sets
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=infrastructure/checks.sh
+. infrastructure/checks.sh
 
 OWNER=cal-onboarding/deploy.sh # the tag "deployer" of everything that is made here
-STEP='' MADE='' KEY='' FOREIGN='' WRONG=''
+STEP='' MADE='' KEY='' WRONG=''
 
 main() {
   local command=${1:-help}
@@ -41,7 +43,7 @@ main() {
   trap 'ended $? '"$command" EXIT
   check_variables "$command"
   check_tools "$command"
-  look_around
+  look_around "$command"
   [ "$command" = status ] || [ -z "$FOREIGN" ] ||
     fail "${FOREIGN#, } in $AWS_REGION of account $ACCOUNT_ID was made by somebody else (no tag deployer=$OWNER). \
 Rename or remove it, or use another region or account"
@@ -54,9 +56,6 @@ Rename or remove it, or use another region or account"
   "${command//-/_}" "$@"
 }
 
-say() { printf '%s\n' "$*"; }
-fail() { printf 'deploy.sh: %s\n' "$*" >&2; exit 1; }
-usage() { printf 'deploy.sh: %s; see infrastructure/deploy.sh help\n' "$*" >&2; exit 2; }
 step() { STEP=$1 MADE=yes; say "== $1"; }
 
 ended() { # STATUS COMMAND
@@ -68,189 +67,12 @@ ended() { # STATUS COMMAND
   exit 1
 }
 
-# --- before anything is made -----------------------------------------------------------------------------------------
-
-check_variables() { # COMMAND
-  need AWS_REGION
-  local region='^[a-z]+(-[a-z]+)+-[0-9]+$'
-  [[ $AWS_REGION =~ $region ]] || usage "AWS_REGION $AWS_REGION is not the name of a region"
-  export AWS_REGION AWS_DEFAULT_REGION=$AWS_REGION AWS_DEFAULT_OUTPUT=text AWS_PAGER=
-  case $1 in
-    metric-stream) need FIREHOSE_ARN METRIC_STREAM_ROLE_ARN ;;
-    up)
-      need CORALOGIX_DOMAIN IMAGE_TAG
-      [[ $IMAGE_TAG =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$ ]] || usage "IMAGE_TAG $IMAGE_TAG can't be the tag of an image"
-      [[ ${DESIRED_COUNT:-1} =~ ^[0-9]+$ ]] || usage "DESIRED_COUNT $DESIRED_COUNT is not a number"
-      case ${ARCH:=amd64} in
-        amd64) LAMBDA_ARCHITECTURE=x86_64 CPU_ARCHITECTURE=X86_64 ;;
-        arm64) LAMBDA_ARCHITECTURE=arm64 CPU_ARCHITECTURE=ARM64 ;;
-        *) usage "ARCH $ARCH is neither amd64 nor arm64" ;;
-      esac
-      ;;
-  esac
-}
-
-need() { # NAME...
-  local name
-  for name in "$@"; do [ -n "${!name:-}" ] || usage "$name is not set"; done
-}
-
-check_tools() { # COMMAND
-  local identity
-  command -v aws > /dev/null || fail 'there is no aws: install AWS CLI 2.13 or newer'
-  case $1 in
-    logs) cli_has group_name logs tail ;;
-    redrive) cli_has SourceArn sqs start-message-move-task ;;
-    up)
-      cli_has ScalingConfig lambda create-event-source-mapping
-      command -v docker > /dev/null || fail 'there is no docker, and up builds images: install it, with buildx'
-      docker info > /dev/null 2>&1 || fail 'Docker does not run, and up builds images: start it ("docker info" says more)'
-      docker buildx version > /dev/null 2>&1 || fail 'Docker has no buildx, without which Lambda refuses the image: install it'
-      ;;
-  esac
-  identity=$(aws sts get-caller-identity --query '[Account, Arn]') ||
-    fail 'AWS does not say who you are (above): log in with "aws sso login" or "aws configure", or set AWS_PROFILE'
-  read -r ACCOUNT_ID identity <<< "$identity"
-  ECR_REPO=$ACCOUNT_ID.dkr.ecr.$AWS_REGION.amazonaws.com
-}
-
-cli_has() { # WORD SERVICE OPERATION; the word is one of the operation's input or usage
-  local known
-  known=$(aws "$2" "$3" --generate-cli-skeleton 2>&1) || true
-  [[ $known == *"$1"* ]] || fail "$(aws --version 2>&1) lacks \"aws $2 $3\" ($1): install AWS CLI 2.13 or newer"
-}
-
-# Prints what an aws command finds, and nothing if its error says that it is not there. Any other error is a failure:
-# what could not be looked up is not taken for missing.
-look_up() { # PATTERN-OF-THE-ERROR ARGUMENTS...
-  local missing=$1 found
-  shift
-  if found=$(aws "$@" 2> "$WORK/error"); then
-    if [ -n "$found" ] && [ "$found" != None ]; then say "$found"; fi
-  elif ! grep -Eq "$missing" "$WORK/error"; then
-    cat "$WORK/error" >&2
-    return 1
-  fi
-}
-
-# Sets what there is (empty: nothing), and FOREIGN to what has one of our names and was made by somebody else.
-look_around() {
-  local found owner id source
-  STEP='looking at what is there'
-  found=$(look_up 'does not exist' cloudformation describe-stacks --stack-name cal-onboarding \
-    --query "Stacks[0].[StackStatus, Tags[?Key=='deployer']|[0].Value, Outputs[0].OutputValue]") ||
-    fail "the region $AWS_REGION can't be used (above): is AWS_REGION right, and enabled for the account?"
-  read -r STACK owner STACK_OUTPUT <<< "${found/%None/}"
-  set_placeholders
-  # A stack whose creation was interrupted before it began has neither tags nor resources.
-  [ "$STACK $owner" = 'REVIEW_IN_PROGRESS None' ] || ours "$STACK" "$owner" 'CloudFormation stack cal-onboarding'
-
-  found=$(look_up ClusterNotFound ecs describe-services --cluster cal-onboarding --services onboarding-api --include TAGS \
-    --query "services[?status!='INACTIVE']|[0].[status, tags[?key=='deployer']|[0].value, tags[?key=='content']|[0].value,
-    taskDefinition, desiredCount]")
-  read -r SERVICE owner SERVICE_CONTENT SERVICE_TASK SERVICE_COUNT <<< "$found"
-  ours "$SERVICE" "$owner" 'ECS service onboarding-api'
-  if [ -z "$STACK" ]; then # CloudFormation would take over a cluster that it finds
-    found=$(aws ecs describe-clusters --clusters cal-onboarding --query "clusters[?status=='ACTIVE'].clusterName")
-    ours "$found" '' 'ECS cluster cal-onboarding'
-  fi
-
-  found=$(look_up 'Unable to describe task definition' ecs describe-task-definition --include TAGS \
-    --task-definition cal-onboarding-api-demo --query "[taskDefinition.taskDefinitionArn,
-    tags[?key=='deployer']|[0].value, tags[?key=='content']|[0].value]")
-  read -r TASK_DEFINITION_ARN owner TASK_CONTENT <<< "$found"
-  ours "$TASK_DEFINITION_ARN" "$owner" "task definition ${TASK_DEFINITION_ARN##*/}"
-
-  found=$(look_up ResourceNotFound lambda get-function --function-name cal-onboarding-lambda \
-    --query '[Configuration.State, Tags.deployer, Tags.content, Configuration.FunctionArn, Code.ImageUri]')
-  read -r FUNCTION owner FUNCTION_CONTENT FUNCTION_ARN FUNCTION_IMAGE <<< "$found"
-  ours "$FUNCTION" "$owner" 'function cal-onboarding-lambda'
-
-  found=$(look_up ResourceNotFound secretsmanager describe-secret --secret-id cal-onboarding-coralogix-key \
-    --query 'keys(VersionIdsToStages || `{}`)')
-  KEY_IS_SET=${found:+yes}
-
-  # Not every version of the CLI tags mappings: ours is the one from our queue to our function.
-  MAPPING=''
-  found=$(aws lambda list-event-source-mappings --query \
-    "EventSourceMappings[?ends_with(FunctionArn, ':function:cal-onboarding-lambda')].[UUID, EventSourceArn]")
-  while read -r id source; do
-    if [[ $source == *":$AWS_REGION:$ACCOUNT_ID:cal-onboarding-queue" ]]; then MAPPING=$id; else
-      ours "$id" '' "event source mapping $id from $source"
-    fi
-  done <<< "$found"
-
-  found=$(look_up ResourceNotFound cloudwatch get-metric-stream --name cal-onboarding --query '[State, Arn]')
-  read -r METRIC_STREAM id <<< "$found"
-  if [ -n "$id" ]; then
-    owner=$(aws cloudwatch list-tags-for-resource --resource-arn "$id" --query "Tags[?Key=='deployer'].Value")
-    ours "$METRIC_STREAM" "$owner" 'metric stream cal-onboarding'
-  fi
-}
-
-ours() { # WHAT-EXISTS ITS-OWNER ITS-NAME
-  if [ -n "$1" ] && [ "$2" != "$OWNER" ]; then FOREIGN="$FOREIGN, the $3"; fi
-}
-
-# Sets VPC_ID, SUBNET_A and SUBNET_B; fails when the task or the function could not work there.
-find_network() {
-  local found subnet attribute
-  : "${VPC_ID:=${STACK_VPC_ID:-}}" "${SUBNET_A:=${STACK_SUBNET_A:-}}" "${SUBNET_B:=${STACK_SUBNET_B:-}}"
-  if [ -n "$STACK_OUTPUT" ] && [ "$VPC_ID $SUBNET_A $SUBNET_B" != "$STACK_VPC_ID $STACK_SUBNET_A $STACK_SUBNET_B" ]; then
-    fail "the demo is in $STACK_VPC_ID ($STACK_SUBNET_A, $STACK_SUBNET_B) and can't move: unset VPC_ID, SUBNET_A, SUBNET_B"
-  elif [ -n "$VPC_ID$SUBNET_A$SUBNET_B" ]; then
-    need VPC_ID SUBNET_A SUBNET_B
-  else
-    VPC_ID=$(aws ec2 describe-vpcs --filters Name=is-default,Values=true --query 'Vpcs[].VpcId')
-    [ -n "$VPC_ID" ] ||
-      fail "$AWS_REGION has no default VPC: make one with \"aws ec2 create-default-vpc\", or set VPC_ID, SUBNET_A, SUBNET_B"
-    found=$(aws ec2 describe-subnets --filters "Name=vpc-id,Values=$VPC_ID" Name=default-for-az,Values=true \
-      --query 'sort_by(Subnets, &AvailabilityZoneId)[:2].SubnetId')
-    read -r SUBNET_A SUBNET_B <<< "$found"
-    [ -n "$SUBNET_B" ] || fail "$VPC_ID has fewer than two default subnets: set VPC_ID, SUBNET_A, SUBNET_B"
-  fi
-  for attribute in enableDnsSupport enableDnsHostnames; do
-    found=$(aws ec2 describe-vpc-attribute --vpc-id "$VPC_ID" --attribute $attribute --query '[EnableDnsSupport, EnableDnsHostnames][].Value')
-    [ "$found" = True ] || fail "$VPC_ID has $attribute off: the function would not find the Collector by its name"
-  done
-  for subnet in "$SUBNET_A" "$SUBNET_B"; do
-    found=$(aws ec2 describe-subnets --subnet-ids "$subnet" --query 'Subnets[].VpcId')
-    [ "$found" = "$VPC_ID" ] || fail "the subnet $subnet is not in $VPC_ID"
-    found=$(default_route "Name=association.subnet-id,Values=$subnet")
-    [ -n "$found" ] || found=$(default_route Name=association.main,Values=true)
-    [[ $found == *igw-* ]] || fail "the subnet $subnet has no route to an internet gateway: the task could not pull its images"
-  done
-}
-
-default_route() { # FILTER; prints the route table and its way to the internet
-  aws ec2 describe-route-tables --filters "Name=vpc-id,Values=$VPC_ID" "$1" \
-    --query "RouteTables[].[RouteTableId, Routes[?DestinationCidrBlock=='0.0.0.0/0']|[0].GatewayId]"
-}
-
-own_address() {
-  curl -fsS -m 10 https://checkip.amazonaws.com || fail "this machine's public address is not known: set CLIENT_CIDR"
-}
-
-# Repeats a command every ten seconds until all it prints matches a pattern; leaves that in SEEN.
-wait_for() { # MINUTES WHAT PATTERN COMMAND...
-  local rounds=$(($1 * 6)) what=$2 pattern="^($3)\$"
-  shift 3
-  while SEEN=$("$@") || return 1; do
-    if [[ $SEEN =~ $pattern ]]; then return; fi
-    [ $((rounds -= 1)) -gt 0 ] || break
-    printf . >&2
-    sleep 10
-  done
-  say "deploy.sh: still waiting for $what: $SEEN" >&2
-  return 1
-}
-
 # --- up: the foundation, then the four steps of the README -----------------------------------------------------------
 
 up() {
   find_network
-  if [ -z "$STACK_OUTPUT" ]; then CLIENT_CIDR=${CLIENT_CIDR:-$(own_address)/32}; fi
-  if [ -z "$STACK" ] || [ -z "$KEY_IS_SET" ]; then read_key; fi
+  CLIENT_CIDR=${CLIENT_CIDR:-${API_CLIENTS:-$(own_address)/32}}
+  [ -n "$KEY_IS_SET" ] || read_key
   deploy_foundation
   [ -z "$KEY" ] || put_key
   publish cal-onboarding-api onboarding-api/Dockerfile
@@ -267,51 +89,24 @@ up() {
 
 deploy_foundation() {
   step 'the foundation, infrastructure/foundation.yaml'
-  settle_stack
   case $STACK in ROLLBACK_* | DELETE_FAILED) remove_stack ;; esac # neither can be updated
   if ! deploy_stack; then
     explain_stack
     [[ $SEEN == *'wait 60 seconds'* ]] || fail 'the foundation could not be made (above)'
-    settle_stack # a queue's name can't be used again for a minute
+    say 'AWS keeps the name of a queue for a minute: waiting, and trying once more'
     remove_stack
     sleep 60
     deploy_stack || { explain_stack; fail 'the foundation could not be made (above)'; }
   fi
-  read_output
-}
-
-read_output() {
-  STACK_OUTPUT=$(look_up 'does not exist' cloudformation describe-stacks --stack-name cal-onboarding \
-    --query 'Stacks[0].Outputs[0].OutputValue')
+  STACK_OUTPUT=$(aws cloudformation describe-stacks --stack-name cal-onboarding --query 'Stacks[0].Outputs[0].OutputValue')
   set_placeholders
-}
-
-set_placeholders() { # the output of the stack has those that AWS has named
-  local pair
-  for pair in $STACK_OUTPUT; do export "${pair?}"; done
 }
 
 deploy_stack() {
   aws cloudformation deploy --stack-name cal-onboarding --template-file infrastructure/foundation.yaml \
-    --capabilities CAPABILITY_IAM --no-fail-on-empty-changeset --tags "deployer=$OWNER" \
-    --parameter-overrides "VpcId=$VPC_ID" "SubnetIds=$SUBNET_A,$SUBNET_B" ${CLIENT_CIDR:+"ClientCidr=$CLIENT_CIDR"} \
+    --capabilities CAPABILITY_IAM --no-fail-on-empty-changeset --tags "deployer=$OWNER" --parameter-overrides \
+    "VpcId=$VPC_ID" "SubnetIds=$SUBNET_A,$SUBNET_B" "ClientCidr=$CLIENT_CIDR" \
     ${ALARM_TOPIC_ARN+"AlarmTopicArn=$ALARM_TOPIC_ARN"}
-}
-
-explain_stack() { # SEEN: the latest failures
-  SEEN=$(aws cloudformation describe-stack-events --stack-name cal-onboarding --query \
-    "StackEvents[?contains(ResourceStatus, 'FAILED')].[LogicalResourceId, ResourceStatusReason] | [:8]")
-  say "$SEEN" >&2
-}
-
-stack_status() {
-  look_up 'does not exist' cloudformation describe-stacks --stack-name cal-onboarding --query 'Stacks[0].StackStatus'
-}
-
-settle_stack() { # an interrupted run may have left AWS at work
-  wait_for 60 'the stack' '.*_(COMPLETE|FAILED)|REVIEW_IN_PROGRESS|' stack_status
-  STACK=$SEEN
-  [ -z "$STACK" ] || read_output
 }
 
 remove_stack() {
@@ -402,11 +197,6 @@ create_service() {
   DEPLOYMENT=$(service "$PRIMARY.id")
 }
 
-PRIMARY="deployments[?status=='PRIMARY'] | [0]"
-service() { # QUERY
-  aws ecs describe-services --cluster cal-onboarding --services onboarding-api --query "services[0].$1"
-}
-
 # Steps 2 to 4 share a checksum, which is kept at the end: whatever interrupts them, all three are done again.
 # Step 2: create the function.
 create_function() {
@@ -442,17 +232,6 @@ configure_function() {
   wait_for_function
 }
 
-FUNCTION_RESTS=$'(Active|Inactive|Failed)\t(Successful|Failed|None)\t.*'
-function_state() {
-  aws lambda get-function-configuration --function-name cal-onboarding-lambda \
-    --query '[State, LastUpdateStatus, StateReason, LastUpdateStatusReason]'
-}
-
-wait_for_function() {
-  wait_for 10 'the function' "$FUNCTION_RESTS" function_state
-  [[ $SEEN != *Failed* ]] || fail "Lambda could not set up the function: $SEEN"
-}
-
 # Step 4: map the queue to it.
 map_queue() {
   step 'the event source mapping, infrastructure/event-source-mapping.json'
@@ -471,34 +250,6 @@ map_queue() {
   fi
   wait_for 10 'the event source mapping' 'Enabled|Disabled' mapping_state
   aws lambda tag-resource --resource "$FUNCTION_ARN" --tags "content=$CONTENT"
-}
-
-mapping_state() {
-  look_up ResourceNotFound lambda get-event-source-mapping --uuid "$MAPPING" --query State
-}
-
-wait_for_service() { # after a rollback a service is stable, too: with another deployment than ours
-  local id task state reason
-  step 'the service to run its tasks'
-  wait_for 20 'the deployment' $'.*\t(COMPLETED|FAILED)\t.*' \
-    service "$PRIMARY.[id, taskDefinition, rolloutState, rolloutStateReason]" || { explain_service; exit 1; }
-  IFS=$'\t' read -r id task state reason <<< "$SEEN"
-  if [ "$state $id $task" != "COMPLETED $DEPLOYMENT $TASK_DEFINITION_ARN" ]; then
-    explain_service
-    fail "ECS could not run ${TASK_DEFINITION_ARN##*/} (above) and has gone back to ${task##*/}: $reason"
-  fi
-}
-
-explain_service() { # the service's last events, and how its last tasks ended
-  local tasks
-  service 'events[:5].[message]' >&2
-  tasks=$(aws ecs list-tasks --cluster cal-onboarding --family cal-onboarding-api-demo --desired-status STOPPED \
-    --query 'taskArns[:3]')
-  # shellcheck disable=SC2086 # a list of ARNs
-  if [ -n "$tasks" ]; then
-    aws ecs describe-tasks --cluster cal-onboarding --tasks $tasks \
-      --query 'tasks[].[stoppedReason, containers[].[name, exitCode, reason]]' >&2
-  fi
 }
 
 # --- while it runs ---------------------------------------------------------------------------------------------------
@@ -541,55 +292,40 @@ status() {
 row() { printf '%-14s %s\n' "$1" "$2"; }
 wrong() { WRONG=yes; say "wrong: $1"; }
 
-addresses() { # prints the public address of each running task
-  local found
-  found=$(aws ecs list-tasks --cluster cal-onboarding --service-name onboarding-api --query 'taskArns[]') || return 1
-  [ -n "$found" ] || return 0
-  # shellcheck disable=SC2086 # lists of ids
-  found=$(aws ecs describe-tasks --cluster cal-onboarding --tasks $found \
-    --query "tasks[?lastStatus=='RUNNING'].attachments[].details[?name=='networkInterfaceId'].value[]") || return 1
-  [ -n "$found" ] || return 0
-  # shellcheck disable=SC2086
-  aws ec2 describe-network-interfaces --network-interface-ids $found --query 'NetworkInterfaces[].Association.PublicIp'
-}
-
 verify() {
-  local address response trace since found
+  local address response trace found
   step 'a request to the API'
   address=$(addresses)
   address=${address%%[[:space:]]*}
   [ -n "$address" ] || fail "no task runs: 'status' says more"
-  since=$(date +%s)000
+  SINCE=$(date +%s)000
   response=$(curl -fsS -m 10 -X POST "http://$address:8000/telemetry/smoke" -H 'Content-Type: application/json' \
     -d '{"customer_id":"TEST-001"}') || fail "the API at $address does not respond. It is open to $API_CLIENTS and this \
 machine has $(own_address): CLIENT_CIDR and up change that"
-  trace=$(sed -n 's/.*"trace_id": *"\([0-9a-f]*\)".*/\1/p' <<< "$response")
   say "$response"
-  step "its trace in the log of the API"
-  wait_for 2 'the line' '.+' logged /ecs/cal-onboarding-api "$since" "\"PRODUCER trace_id=$trace\""
-  say "${SEEN#*$'\t'}"
+  trace=$(sed -n 's/.*"trace_id": *"\([0-9a-f]\{32\}\)".*/\1/p' <<< "$response")
+  [ -n "$trace" ] || fail 'the response has no trace_id'
+  step 'its trace in the log of the API'
+  show 2 /ecs/cal-onboarding-api "\"PRODUCER trace_id=$trace\""
   step 'the same trace in the log of the function'
-  wait_for 5 'the line' '.+' logged /aws/lambda/cal-onboarding-lambda "$since" "\"extracted traceparent 00-$trace\""
-  say "${SEEN#*$'\t'}"
-  step 'the flush of the function'
-  wait_for 2 'the line' '.+' logged /aws/lambda/cal-onboarding-lambda "$since" '"Flush "' --log-stream-names "${SEEN%%$'\t'*}"
-  say "${SEEN#*$'\t'}"
+  show 5 /aws/lambda/cal-onboarding-lambda "\"extracted traceparent 00-$trace\""
+  step 'the flush of that invocation'
+  show 2 /aws/lambda/cal-onboarding-lambda '"Flush "' --log-stream-names "${SEEN%%$'\t'*}"
   [[ $SEEN == *'Flush complete'* ]] || fail 'the function could not send its spans to the Collector'
-  step 'what Coralogix has refused, in the log of the Collector'
+  step 'what the Collector says of Coralogix'
   sleep 20
-  found=$(logged /ecs/cal-otel-collector "$since" \
+  found=$(logged /ecs/cal-otel-collector \
     '?Unauthenticated ?PermissionDenied ?"Exporting failed" ?"no children to pick from" ?"non-printable ASCII"')
   [ -z "$found" ] || fail "the Collector says: $found"
-  say "nothing. One trace went through both programs. See it in Coralogix, in Explore, Tracing, with the filter
+  say "nothing, so it has taken everything. One trace went through both programs; see it in Coralogix, Explore, Tracing, with
   service.name:(\"onboarding-api\" OR \"onboarding-lambda\") and the trace id $trace"
 }
 
-logged() { # GROUP SINCE PATTERN [OPTION...]; prints the first such line, after the name of its stream
-  local group=$1 since=$2 pattern=$3 found
-  shift 3
-  found=$(aws logs filter-log-events --log-group-name "$group" --start-time "$since" --filter-pattern "$pattern" "$@" \
-    --query 'events[].[logStreamName, message]') || return 1
-  sed -n 1p <<< "$found"
+show() { # MINUTES GROUP PATTERN [OPTION...]; waits for a line, shows it, and leaves it in SEEN
+  local minutes=$1
+  shift
+  wait_for "$minutes" "a line in $1" '.+' logged "$@"
+  say "${SEEN#*$'\t'}"
 }
 
 key() {
@@ -636,15 +372,11 @@ down() { # [--yes]
     return
   fi
   if [ "${1:-}" != --yes ]; then
-    printf 'Remove the demo with its images, logs and messages from %s of account %s? Type yes: ' "$AWS_REGION" "$ACCOUNT_ID" >&2
+    printf 'Remove the demo with images, logs and messages from %s of account %s? Type yes: ' "$AWS_REGION" "$ACCOUNT_ID" >&2
     read -r reply || true
-    [ "$reply" = yes ] || fail 'nothing was removed'
+    [ "$reply" = yes ] || fail 'not confirmed'
   fi
-  [ -z "$STACK" ] || settle_stack
-  if [ -n "$MAPPING" ]; then
-    step 'remove the event source mapping'
-    look_up 'ResourceNotFound|ResourceInUse' lambda delete-event-source-mapping --uuid "$MAPPING" --query State
-  fi
+  remove_mapping
   if [ -n "$METRIC_STREAM" ]; then
     step 'remove the metric stream'
     aws cloudwatch delete-metric-stream --name cal-onboarding
@@ -656,7 +388,7 @@ down() { # [--yes]
   if [ -n "$SERVICE" ]; then
     step 'remove the service and its tasks'
     [ "$SERVICE" = DRAINING ] ||
-      aws ecs delete-service --cluster cal-onboarding --service onboarding-api --force --query service.status
+      aws ecs delete-service --cluster cal-onboarding --service onboarding-api --force > /dev/null
     wait_for 15 'the service' 'INACTIVE|None' service status || { explain_service; exit 1; }
   fi
   step 'remove the task definitions'
@@ -666,19 +398,30 @@ down() { # [--yes]
     if [ "$owner" != "$OWNER" ]; then say "${arn##*/} was made by somebody else and stays"; continue; fi
     aws ecs deregister-task-definition --task-definition "$arn" --query taskDefinition.taskDefinitionArn
   done
-  if [ -n "$STACK" ]; then
-    step 'remove the stack'
-    if [ -n "$STACK_OUTPUT" ]; then # what others made with its parts must be gone before; it needs the function's role for that
-      wait_for 15 'ECS to take the task out of Cloud Map' '' look_up ServiceNotFound servicediscovery list-instances \
-        --service-id "${COLLECTOR_REGISTRY_ARN##*/}" --query 'Instances[].Id'
-      say 'Lambda may take half an hour to give up the network interfaces of the function.'
-      wait_for 60 'the network interfaces of the function' '' aws ec2 describe-network-interfaces \
-        --filters "Name=group-id,Values=$LAMBDA_SECURITY_GROUP_ID" --query 'NetworkInterfaces[].NetworkInterfaceId'
-    fi
-    remove_stack
+  [ -z "$STACK" ] || remove_foundation
+  say "Removed. What remains: the inactive revisions of the task definition, which cost nothing, the images on this machine, \
+and what Coralogix has received."
+}
+
+remove_mapping() {
+  [ -n "$MAPPING" ] || return 0
+  step 'remove the event source mapping'
+  wait_for 10 'the event source mapping' 'Enabled|Disabled|Deleting|' mapping_state
+  case $SEEN in
+    Enabled | Disabled) aws lambda delete-event-source-mapping --uuid "$MAPPING" > /dev/null ;;
+  esac
+}
+
+remove_foundation() {
+  step 'remove the stack'
+  if [ -n "$STACK_OUTPUT" ]; then # AWS uses parts of it until then, and Lambda the function's role to give up the interfaces
+    wait_for 15 'ECS to take the task out of Cloud Map' '' look_up ServiceNotFound servicediscovery list-instances \
+      --service-id "${COLLECTOR_REGISTRY_ARN##*/}" --query 'Instances[].Id'
+    say 'Lambda may take half an hour to give up the network interfaces of the function.'
+    wait_for 60 'the network interfaces of the function' '' aws ec2 describe-network-interfaces \
+      --filters "Name=group-id,Values=$LAMBDA_SECURITY_GROUP_ID" --query 'NetworkInterfaces[].NetworkInterfaceId'
   fi
-  say "Removed. What remains: the task definition's inactive revisions, which cost nothing, the images on this machine, and \
-what Coralogix has received."
+  remove_stack
 }
 
 main "$@"

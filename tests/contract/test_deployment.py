@@ -11,7 +11,7 @@ import yaml
 import readmes
 import shipped
 
-SCRIPT = (shipped.ROOT / "infrastructure/deploy.sh").read_text()
+SCRIPT = "".join((shipped.ROOT / "infrastructure" / name).read_text() for name in ("deploy.sh", "checks.sh"))
 FOUNDATION = yaml.safe_load((shipped.ROOT / "infrastructure/foundation.yaml").read_text())
 TEMPLATE = FOUNDATION["Resources"]
 JSON_FILES = ["taskdef.json", "service.json", "lambda.json", "lambda-environment.json", "event-source-mapping.json"]

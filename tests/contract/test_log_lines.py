@@ -22,7 +22,7 @@ CONTRACT = {
     "Flush incomplete ": "onboarding-lambda",
 }
 SCRIPT = (shipped.ROOT / "infrastructure/deploy.sh").read_text()
-SEARCHED = re.findall(r"""logged /\S+(?:api|lambda) "\$since" ["']\\?"([^"\\$]+)""", SCRIPT)
+SEARCHED = re.findall(r"""show \d /\S+ ["']\\?"([^"\\$]+)""", SCRIPT)
 
 
 def formats(program):

@@ -70,7 +70,7 @@ def mend(target):
 def call_action(original, self):
     """Note the operation; fail it if that was ordered."""
     operation = self._get_action()
-    calls.append([self.service_name, operation])
+    calls.append([self.boto3_service_name, operation])
     kind = faults.get(operation)
     if not kind:
         return original(self)

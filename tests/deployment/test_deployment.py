@@ -11,6 +11,7 @@ import shlex
 import sys
 
 import pytest
+import yaml
 
 import readmes
 import shipped
@@ -191,6 +192,7 @@ def updated(deployed, tmp_path_factory):
     """An account after an update that brought a version, a second task and other clients."""
     account = deployed.fork(tmp_path_factory.mktemp("updated") / "1")
     account.must("up", IMAGE_TAG="1.0.1", DESIRED_COUNT="2", CLIENT_CIDR="198.51.100.0/24")  # does not ask for the key
+    account.operations = account.order("calls")
     yield account
     account.end()
 
@@ -231,11 +233,9 @@ def test_another_architecture_under_the_same_version_is_another_image(copy):
 
 
 def test_down_removes_everything_after_what_uses_it_and_nothing_twice(copy, empty):
-    copy.must(
-        "metric-stream", FIREHOSE_ARN="arn:aws:firehose:::x", METRIC_STREAM_ROLE_ARN="arn:aws:iam::123456789012:role/x"
-    )
+    copy.must("metric-stream", **STREAM)
     printed = copy.must("down", "--yes")
-    assert "What remains: the task definition's inactive revisions" in printed
+    assert "What remains: the inactive revisions of the task definition" in printed
     assert copy.resources() == empty.resources()
     order = [line for line in copy.calls() if line.startswith(("sleep", "aws cloudformation delete-stack"))]
     assert order[0].startswith("sleep")  # for the interfaces of the function
@@ -380,6 +380,67 @@ def test_help_is_the_header(account):
     for command in ("up", "status", "verify", "key", "logs", "dead-letters", "redrive", "metric-stream", "down"):
         assert re.search(rf"^  {command}\b", printed, re.MULTILINE)
     assert account.must() == printed
+
+
+# What CloudFormation calls with the deployer's permissions, for the types in foundation.yaml.
+BY_CLOUDFORMATION = {
+    "AWS::CloudWatch::Alarm": "cloudwatch: DeleteAlarms DescribeAlarms PutMetricAlarm TagResource",
+    "AWS::EC2::SecurityGroup": "ec2: AuthorizeSecurityGroupEgress CreateSecurityGroup CreateTags DeleteSecurityGroup "
+    "DescribeSecurityGroups RevokeSecurityGroupEgress",
+    "AWS::EC2::SecurityGroupIngress": "ec2: AuthorizeSecurityGroupIngress RevokeSecurityGroupIngress",
+    "AWS::ECR::Repository": "ecr: CreateRepository DeleteRepository DescribeRepositories GetRepositoryPolicy "
+    "ListTagsForResource PutImageScanningConfiguration PutImageTagMutability SetRepositoryPolicy TagResource",
+    "AWS::ECS::Cluster": "ecs: CreateCluster DeleteCluster DescribeClusters TagResource",
+    "AWS::IAM::Role": "iam: CreateRole DeleteRole DeleteRolePolicy GetRole GetRolePolicy PutRolePolicy TagRole "
+    "UpdateAssumeRolePolicy",
+    "AWS::Logs::LogGroup": "logs: CreateLogGroup DeleteLogGroup DescribeLogGroups ListTagsForResource "
+    "PutRetentionPolicy TagResource",
+    "AWS::SQS::Queue": "sqs: CreateQueue DeleteQueue GetQueueAttributes GetQueueUrl ListQueueTags SetQueueAttributes "
+    "TagQueue",
+    "AWS::SecretsManager::Secret": "secretsmanager: CreateSecret DeleteSecret DescribeSecret TagResource UpdateSecret",
+    "AWS::ServiceDiscovery::PrivateDnsNamespace": "servicediscovery: CreatePrivateDnsNamespace DeleteNamespace "
+    "GetNamespace GetOperation ListNamespaces ListTagsForResource TagResource UpdatePrivateDnsNamespace",
+    "AWS::ServiceDiscovery::Service": "servicediscovery: CreateService DeleteService GetService ListServices "
+    "UpdateService",
+}
+# What an operation needs besides the permission of its own name.
+BESIDES = {
+    "ecr:PutImage": "ecr: BatchCheckLayerAvailability BatchGetImage CompleteLayerUpload InitiateLayerUpload "
+    "UploadLayerPart",
+    "ecs:CreateService": "iam: CreateServiceLinkedRole PassRole",
+    "lambda:CreateFunction": "ecr: BatchGetImage GetDownloadUrlForLayer",
+    "lambda:GetFunction": "lambda: ListTags",  # without it the function has no tags, and is nobody's
+    "servicediscovery:CreatePrivateDnsNamespace": "route53: AssociateVPCWithHostedZone CreateHostedZone "
+    "DeleteHostedZone GetHostedZone ListHostedZonesByName ec2:DescribeRegions",
+    "sqs:StartMessageMoveTask": "sqs: DeleteMessage ReceiveMessage SendMessage",
+}
+NEEDS_NOTHING = {"sts:GetCallerIdentity"}
+WHEN_IT_FAILS = {"cloudformation:DescribeStackEvents"}
+
+
+def actions(text):
+    """Return the IAM actions of "service: Operation Operation other:Operation"."""
+    service, names = text.split(": ")
+    return {name if ":" in name else f"{service}:{name}" for name in names.split()}
+
+
+@pytest.mark.slow
+def test_the_deployers_policy_permits_what_was_called_and_nothing_else(deployed, updated):
+    account = updated.fork(updated.directory / "copy")
+    account.must("metric-stream", **STREAM)
+    for command in (["status"], ["verify"], ["logs"], ["dead-letters"], ["redrive"], ["down", "--yes"]):
+        account.must(*command)
+    called = {
+        f"{service}:{name}" for service, name in [*deployed.operations, *updated.operations, *account.order("calls")]
+    }
+    account.end()
+    template = yaml.safe_load((shipped.ROOT / "infrastructure/foundation.yaml").read_text())
+    types = {resource["Type"] for resource in template["Resources"].values()}
+    assert types == set(BY_CLOUDFORMATION)
+    needed = (called - NEEDS_NOTHING | WHEN_IT_FAILS).union(*map(actions, BY_CLOUDFORMATION.values()))
+    needed = needed.union(*(actions(text) for name, text in BESIDES.items() if name in needed))
+    policy = json.loads((shipped.ROOT / "infrastructure/deployer-policy.json").read_text())["Statement"]
+    assert {action for statement in policy for action in statement["Action"]} == needed
 
 
 def test_a_readme_shows_what_was_executed(deployed):
