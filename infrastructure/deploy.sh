@@ -317,7 +317,7 @@ machine has $(own_address): CLIENT_CIDR and up change that"
   found=$(logged /ecs/cal-otel-collector \
     '?Unauthenticated ?PermissionDenied ?"Exporting failed" ?"no children to pick from" ?"non-printable ASCII"')
   [ -z "$found" ] || fail "the Collector says: $found"
-  say "nothing, so it has taken everything. One trace went through both programs; see it in Coralogix, Explore, Tracing, with
+  say "no refusal in 20 s. One trace went through both programs; see it in Coralogix, in Explore, Tracing, with the filter
   service.name:(\"onboarding-api\" OR \"onboarding-lambda\") and the trace id $trace"
 }
 
