@@ -34,17 +34,25 @@ WAY_OUT = ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE"
 
 _candidates = itertools.cycle(range(20_000, 32_000))
 next(itertools.islice(_candidates, random.randrange(12_000), None))  # other processes begin elsewhere
+_reserved: list[socket.socket] = []
 
 
 def free_port() -> int:
-    """Return a free port, not the same one again soon.
+    """Return a free port that no other process is given by this function while this one lives.
 
     It is below the range that the kernel gives to outgoing connections, so that none of them takes it meanwhile.
     """
     for port in itertools.islice(_candidates, 1000):
-        with socket.socket() as candidate, contextlib.suppress(OSError):
+        candidate = socket.socket()
+        try:
             candidate.bind(("127.0.0.1", port))
-            return port
+        except OSError:
+            candidate.close()
+            continue
+        # It stays bound and never listens: with this option, which servers set, another socket can listen there.
+        candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _reserved.append(candidate)
+        return port
     raise StackError("no free port between 20000 and 32000")
 
 

@@ -72,9 +72,7 @@ def test_the_page_is_elsewhere_when_its_port_is_taken(monkeypatch):
     port = free_port()
     monkeypatch.setattr(trace_viewer, "PAGE_PORT", port)
     assert trace_viewer.page_port() == port
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", port))
-        taken.listen()
+    with socket.create_server(("127.0.0.1", port)):
         assert trace_viewer.page_port() != port
 
 

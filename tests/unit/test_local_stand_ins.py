@@ -1,6 +1,8 @@
 """What is shipped is read with its placeholders filled in, a stack has its ports, and a quiet trace is printed once."""
 
+import itertools
 import json
+import socket
 import string
 
 import pytest
@@ -63,3 +65,11 @@ def test_no_two_ports_of_a_stack_are_the_same_whichever_was_given(monkeypatch):
     ports = stack.Ports(api=21, sqs=22, **found)
     assert (ports.api, ports.sqs) == (21, 22)
     assert len(set(vars(ports).values())) == 8
+
+
+def test_a_free_port_is_given_to_one_process_only_and_a_server_can_listen_there(monkeypatch):
+    port = stack.free_port()
+    monkeypatch.setattr(stack, "_candidates", itertools.cycle(range(port, port + 50)))  # as another process's may be
+    assert stack.free_port() != port
+    with socket.create_server(("127.0.0.1", port)):
+        pass
