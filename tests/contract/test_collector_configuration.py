@@ -30,7 +30,7 @@ def leaves(tree, path=""):
     return {key: value for name in tree for key, value in leaves(tree[name], f"{path}.{name}".lstrip(".")).items()}
 
 
-def most_bytes_received():
+def max_bytes_received():
     """Return how large a request the Collector takes."""
     return SHIPPED["receivers"]["otlp"]["protocols"]["grpc"]["max_recv_msg_size_mib"] * 2**20
 
@@ -102,12 +102,12 @@ def test_what_happens_once_an_hour_does_not_begin_a_series_anew(connector):
 
 
 def test_no_span_that_is_received_is_too_large_for_a_request_to_coralogix():
-    assert most_bytes_received() <= SHIPPED["exporters"]["otlp_grpc/coralogix"]["sending_queue"]["batch"]["max_size"]
+    assert max_bytes_received() <= SHIPPED["exporters"]["otlp_grpc/coralogix"]["sending_queue"]["batch"]["max_size"]
 
 
 def test_the_first_requests_that_series_keep_leave_the_collector_room_to_work():
     limiter, at_rest = SHIPPED["processors"]["memory_limiter"], 50
-    kept = STANDARD["resource_metrics_cache_size"] * most_bytes_received() / 2**20
+    kept = STANDARD["resource_metrics_cache_size"] * max_bytes_received() / 2**20
     assert at_rest + kept < limiter["limit_mib"] - limiter["spike_limit_mib"]
 
 
@@ -124,9 +124,9 @@ def test_the_largest_requests_of_api_and_function_are_received(api, function):
     batch = int(environment["OTEL_BSP_MAX_EXPORT_BATCH_SIZE"])
     request = encode_spans(list(api.spans.get_finished_spans()) * batch)
     assert len(request.resource_spans[0].scope_spans[0].spans) == batch
-    assert 0.5 * most_bytes_received() < request.ByteSize() < most_bytes_received()
+    assert 0.5 * max_bytes_received() < request.ByteSize() < max_bytes_received()
     of_the_function = sys.modules["export"].MAX_REQUEST_BYTES
-    assert of_the_function < most_bytes_received()
+    assert of_the_function < max_bytes_received()
 
 
 def test_every_key_of_the_metrics_resource_is_set_by_both_programs(api, function):

@@ -106,9 +106,9 @@ class Account:
         }
 
     def order(self, name, content=None):
-        """Give the emulator an order; return its answer."""
-        with urllib.request.urlopen(f"{self.endpoint}/emulator/{name}", json.dumps(content).encode()) as answer:
-            return json.load(answer)
+        """Give the emulator an order; return its result."""
+        with urllib.request.urlopen(f"{self.endpoint}/emulator/{name}", json.dumps(content).encode()) as response:
+            return json.load(response)
 
     def fork(self, directory):
         """Return a copy of this account, which is to be left with end()."""
@@ -173,10 +173,10 @@ class Account:
 
     def service(self):
         """Return the ECS service."""
-        answer = self.client("ecs").describe_services(
+        response = self.client("ecs").describe_services(
             cluster="cal-onboarding", services=["onboarding-api"], include=["TAGS"]
         )
-        return answer["services"][0]
+        return response["services"][0]
 
     def task_definition(self, name="cal-onboarding-api-demo"):
         """Return a task definition, by default the latest."""

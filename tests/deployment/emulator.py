@@ -461,7 +461,7 @@ class LogFilter:
 moto.logs.models.EventMessageFilter = LogFilter  # moto's knows one term
 
 
-# --- what moto answers with 500 -------------------------------------------------------------------------------------
+# --- what moto responds to with 500 -----------------------------------------------------------------------------------
 
 
 @mend(CloudWatchResponse)
@@ -544,8 +544,8 @@ def fork(order):
         serve(writer)
         os._exit(0)
     os.close(writer)
-    with os.fdopen(reader) as answer:
-        return {"port": int(answer.readline()), "process": process}
+    with os.fdopen(reader) as ready:
+        return {"port": int(ready.readline()), "process": process}
 
 
 ORDERS = {
@@ -568,9 +568,9 @@ def application(environ, start_response):
     if not path.startswith("/emulator/"):
         return moto_server(environ, start_response)
     body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-    answer = ORDERS[path.removeprefix("/emulator/")](json.loads(body or "null"))
+    result = ORDERS[path.removeprefix("/emulator/")](json.loads(body or "null"))
     start_response("200 OK", [("Content-Type", "application/json")])
-    return [json.dumps(answer).encode()]
+    return [json.dumps(result).encode()]
 
 
 def connect_default_vpc():

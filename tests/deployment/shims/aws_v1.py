@@ -28,7 +28,7 @@ class Command(socketserver.StreamRequestHandler):
     """One command: arguments, environment and directory as JSON, stdin, stdout and stderr as file descriptors."""
 
     def handle(self):
-        """Run it and answer its exit status."""
+        """Run it and return its exit status."""
         call, files, _, _ = socket.recv_fds(self.request, 2**20, 3)
         call += self.rfile.read()
         call = json.loads(call)
