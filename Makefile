@@ -52,7 +52,7 @@ lint: ## check style, types, images and workflows
 	.venv/bin/ruff check . tests/deployment/shims/{aws,curl}
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy infrastructure/local
-	.venv/bin/mypy --strict onboarding-api onboarding-api/gunicorn.conf.py
+	.venv/bin/mypy --strict onboarding-api
 	.venv/bin/mypy --strict onboarding-lambda
 	.venv/bin/shellcheck $$(git ls-files '*.sh' .ci/run) tests/deployment/shims/{docker,sleep}
 	.venv/bin/cfn-lint infrastructure/foundation.yaml
