@@ -169,6 +169,10 @@ def test_the_limits_of_the_collector_are_those_of_its_files():
     assert rows["series of one resource"] == f"{red['aggregation_cardinality_limit']:,} for each set"
     cached = rows["resources (service, version, environment and so on)"]
     assert cached.startswith(f"{red['resource_metrics_cache_size']} for each set")
+    faults, limit = readmes.TEXTS[readmes.FAULTS], red["aggregation_cardinality_limit"]
+    assert f"at most {limit} series for each resource" in faults
+    assert f"RED keeps {red['resource_metrics_cache_size']} resources" in faults
+    assert f"at most {limit} for a resource" in readmes.TEXTS[readmes.CONTRIBUTING]
     sanitizer = (shipped.ROOT / "otel/sanitizer/sanitizer.go").read_text()
     bytes_, depth = (int(n) for n in re.search(r"maxBytes = (\d+).*?maxDepth = (\d+)", sanitizer, re.S).groups())
     assert f"value or span name of more than {bytes_:,} bytes" in rows
