@@ -34,7 +34,6 @@ WAY_OUT = ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE"
 
 _candidates = itertools.cycle(range(20_000, 32_000))
 next(itertools.islice(_candidates, random.randrange(12_000), None))  # other processes begin elsewhere
-_reserved: list[socket.socket] = []
 
 
 def free_port() -> int:
@@ -49,9 +48,9 @@ def free_port() -> int:
         except OSError:
             candidate.close()
             continue
-        # It stays bound and never listens: with this option, which servers set, another socket can listen there.
+        # With this option, which servers set, another socket can listen there.
         candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        _reserved.append(candidate)
+        candidate.detach()  # it stays open, bound and silent until this process ends
         return port
     raise StackError("no free port between 20000 and 32000")
 
