@@ -16,7 +16,6 @@ import urllib.error
 import urllib.request
 from collections import Counter
 
-import live
 import own_coralogix
 import preflight
 import shipped
@@ -115,7 +114,7 @@ def show_one_request(stack: Stack) -> str:
 
     print("Log lines of the API and the Lambda:\n")
     for child in (stack.api, stack.function):
-        print("\n".join(live.ours(child.name, child.log_file.read_text().splitlines())), flush=True)
+        print("\n".join(view.ours(child.name, child.log_file.read_text().splitlines())), flush=True)
     return response["trace_id"]
 
 
@@ -186,7 +185,8 @@ def hint(stack: Stack) -> str:
 
 def stay(stack: Stack, viewer: TraceViewer, coralogix: dict[str, str] | None) -> None:
     """Say how to go on, then show what happens until Ctrl-C; raises StackError when a process dies."""
-    print(f"\n{hint(stack)}\n", flush=True)
+    import live  # here, because what draws the screen takes a while to load and ONCE has none
+
     accepted = (lambda: own_coralogix.accepted(stack)) if coralogix else None
     live.follow(live.Source(stack, viewer, accepted), hint(stack))
 

@@ -31,7 +31,6 @@ WINDOW = 10  # seconds that calls/s and p95 are about
 PLAIN_EVERY = 10  # seconds between two summaries where there is no terminal
 SETTLED = 2  # seconds after which a request is shown even if the function has not processed its message
 MAX_LINES = 20  # that a program may print in one turn; further ones are counted
-WORDS = ("PRODUCER ", "extracted ", "onboarded ", "failed ", "Flush ")
 
 
 class RedTotals:
@@ -106,16 +105,9 @@ class Log:
                 self._file.seek(begin)  # the rest of it is still to come
                 break
             added.append(line)
-        found = ours(self._name, added)
+        found = view.ours(self._name, added)
         more = len(found) - MAX_LINES
         return found[:MAX_LINES] + ([f"  {self._name}: and {more} more lines"] if more > 0 else [])
-
-
-def ours(name: str, lines: Iterable[str]) -> list[str]:
-    """Return, ready to print, those of a program's log lines that this project's code has written."""
-    # The Lambda runtime's level, time and request id take half a screen's width; they are in the file.
-    texts = [line.rstrip().split("\t", 3)[-1].expandtabs(1) for line in lines]
-    return [f"  {name}: {text}" for text in texts if any(word in text for word in WORDS)]
 
 
 class Source:
@@ -176,12 +168,13 @@ def queues(stack: Stack) -> Iterator[str]:
 def follow(source: Source, hint: str) -> None:
     """Show what happens until an exception ends it; raises StackError when a process dies.
 
-    hint: what to type in another terminal; where there is no terminal, the caller has printed it.
+    hint: what to type in another terminal.
     """
     console = Console(highlight=False)
     programs = (source.stack.api, source.stack.function)
     with contextlib.ExitStack() as opened:
         logs = [Log(p.name, opened.enter_context(p.log_file.open(errors="replace"))) for p in programs]
+        print(f"\n{hint}\n", flush=True)  # now that no line is missed that comes of it
         if console.is_terminal and not console.is_dumb_terminal:
             opened.enter_context(screen := Screen(console, source, hint))
             show = screen.show

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from ingress import Point, Span
 
+# What the log lines have that this project's code writes.
+WORDS = ("PRODUCER ", "extracted ", "onboarded ", "failed ", "Flush ")
+
 
 class RedRow(NamedTuple):
     """Rate, errors and duration of one service and span name (compact metrics have none)."""
@@ -111,3 +114,10 @@ def red(points: Iterable[Point], prefix: str = "") -> list[RedRow]:
             continue
         rows[key] = (calls, errors, count, total)
     return [RedRow(*key, calls, errors, ms / max(count, 1)) for key, (calls, errors, count, ms) in sorted(rows.items())]
+
+
+def ours(name: str, lines: Iterable[str]) -> list[str]:
+    """Return, ready to print, those of a program's log lines that this project's code has written."""
+    # The Lambda runtime's level, time and request id take half a screen's width; they are in the file.
+    texts = [line.rstrip().split("\t", 3)[-1].expandtabs(1) for line in lines]
+    return [f"  {name}: {text}" for text in texts if any(word in text for word in WORDS)]
