@@ -110,7 +110,7 @@ def test_request_of_a_million_empty_spans(drill):
     spans = request.resource_spans[0].scope_spans[0].spans
     del spans[:]
     spans.extend([Span()] * 1_000_000)
-    with drill.traffic(threads=1, pause=0.25):
+    with drill.traffic(threads=1, pause=0.25), drill.fault(seconds=5):
         for _ in range(3):
             assert not drill.accepted(request.SerializeToString())
     row = drill.account()
