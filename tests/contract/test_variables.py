@@ -5,7 +5,7 @@ import re
 
 import pytest
 from opentelemetry import environment_variables as read_by_api
-from opentelemetry.instrumentation import environment_variables as read_by_agent
+from opentelemetry.instrumentation import environment_variables as read_by_instrumentation
 from opentelemetry.instrumentation._semconv import OTEL_SEMCONV_STABILITY_OPT_IN
 from opentelemetry.sdk import environment_variables as read_by_sdk
 
@@ -15,7 +15,7 @@ from lambda_variables import GIVEN_BY_LAMBDA
 OPENTELEMETRY = {
     *(
         name
-        for module in (read_by_api, read_by_agent, read_by_sdk)
+        for module in (read_by_api, read_by_instrumentation, read_by_sdk)
         for name in vars(module)
         if name.startswith("OTEL_")
     ),
@@ -54,7 +54,7 @@ def test_the_api_is_given_what_it_reads():
     assert read_by(API) <= set(set_for("onboarding-api")[0])
 
 
-def test_the_api_or_the_agent_reads_what_the_api_is_given():
+def test_the_api_or_its_instrumentation_reads_what_the_api_is_given():
     assert set(set_for("onboarding-api")[0]) <= read_by(API) | OPENTELEMETRY
 
 
