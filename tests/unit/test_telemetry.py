@@ -229,11 +229,9 @@ def test_the_operators_log_level_counts_and_is_info_when_there_is_none(load, mon
 @pytest.mark.parametrize(
     ("level", "lines"),
     [
-        ("DEBUG", ["extracted", "onboarded", "failed", "Flush"]),
         ("", ["extracted", "onboarded", "failed", "Flush"]),
         ("WARN", ["failed", "Flush"]),
         ("ERROR", ["failed"]),
-        ("FATAL", []),
     ],
 )
 def test_lambdas_own_runtime_logs_what_the_operator_chose(log_format, level, lines):
