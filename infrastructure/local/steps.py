@@ -48,6 +48,7 @@ class Step(threading.Thread):
 
     def run(self) -> None:
         """Do the work; what goes wrong is in error."""
+        self._began = time.monotonic()
         try:
             self._work(self)
             self._doing, self._count = "done", lambda: ""
@@ -126,6 +127,7 @@ def run(steps: list[Step]) -> None:
         step.start()
     terminal, next_report = sys.stdout.isatty(), time.monotonic() + PLAIN_EVERY
     drawn = 0
+    reported: list[Step] = []  # those that have ended
     while True:
         alive = any(step.is_alive() for step in steps)
         if terminal:
@@ -135,7 +137,9 @@ def run(steps: list[Step]) -> None:
             drawn = len(steps)
         elif not alive or time.monotonic() >= next_report:
             next_report += PLAIN_EVERY
-            print("\n".join(step.report() for step in steps), flush=True)
+            news = [step for step in steps if step not in reported]
+            print("\n".join(step.report() for step in news), flush=True)
+            reported += [step for step in news if step.ended]
         if failed := [step.error for step in steps if step.error]:
             raise failed[0]
         if not alive:
