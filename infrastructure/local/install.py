@@ -53,6 +53,7 @@ MEGABYTES = {
     "Trace viewer": 1800,
     "actionlint": 400,
 }
+TO_COMPILE = ("list", "-deps", "-f", "{{if .Stale}}{{.ImportPath}}\n{{end}}")  # prints the packages not compiled yet
 COMPILERS = "on Debian and Ubuntu: apt-get install gcc g++"
 
 
@@ -134,7 +135,7 @@ def install_collector(step: Step) -> None:
     write = [builder, "--skip-compilation", "--config", ROOT / "otel/builder.yaml"]
     path = os.pathsep.join([str(Path(go).parent), environment.get("PATH", os.defpath)])
     step.do("fetching", write, lambda _: fetched(environment), cwd=source, env=environment | {"PATH": path})
-    total = step.do("counting", [go, "list", "-deps", "."], cwd=source, env=environment).count("\n")
+    total = step.do("counting", [go, *TO_COMPILE, "."], cwd=source, env=environment).count("\n")
     build = [go, "build", "-v", "-ldflags", "-s -w", "-o", source / "otelcol", "."]
     step.do("compiling", build, compiled(total), cwd=source, env=environment)
     (source / "otelcol").replace(COLLECTOR)
@@ -147,9 +148,9 @@ def install_viewer(step: Step) -> None:
     environment["CGO_ENABLED"] = "1"
     source = ROOT / "infrastructure/local/viewer"
     step.do("fetching", [go, "mod", "download"], lambda _: fetched(environment), cwd=source, env=environment)
-    total = step.do("counting", [go, "list", "-deps", VIEWER], cwd=source, env=environment).count("\n")
+    total = step.do("counting", [go, *TO_COMPILE, VIEWER], cwd=source, env=environment).count("\n")
     program = WORK / VIEWER_PROGRAM.name
-    build = [*("nice", go, "build", "-v", "-mod=readonly", "-trimpath", "-ldflags", "-s -w", "-o"), program, VIEWER]
+    build = [*("nice", go, "build", "-v", "-mod=readonly", "-ldflags", "-s -w", "-o"), program, VIEWER]
     step.do("compiling", build, compiled(total), cwd=source, env=environment)
     program.replace(VIEWER_PROGRAM)
 
@@ -173,7 +174,8 @@ def go_toolchain(step: Step) -> tuple[str, dict[str, str]]:
         "GOMODCACHE": str(home / "mod"),
         "GOCACHE": str(home / "build"),
         "GOPATH": str(home),
-        "GOFLAGS": "-modcacherw -buildvcs=false",
+        # The same for all, so that what is compiled for one program serves the others.
+        "GOFLAGS": "-modcacherw -buildvcs=false -trimpath",
         "GOTOOLCHAIN": "local",
         "GOWORK": "off",
     }
