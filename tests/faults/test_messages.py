@@ -39,7 +39,7 @@ TRACE, SPAN = "0123456789abcdef0123456789abcdef", "0123456789abcdef"
 HOSTILE_HEADERS = [
     {"traceparent": f"00-{TRACE}-{SPAN}-00"},
     {"traceparent": f"00-{TRACE}-{SPAN}-01", "tracestate": "vendor=value", "baggage": "user=someone"},
-    {"traceparent": f"00-{TRACE}-{SPAN}-01", "tracestate": "ot=th:ffffffffffffff"},
+    {"traceparent": f"00-{TRACE[::-1]}-{SPAN}-01", "tracestate": "ot=th:ffffffffffffff"},
     {"traceparent": f"00-{'0' * 32}-{SPAN}-01"},
     {"traceparent": f"ff-{TRACE}-{SPAN}-01"},
     {"traceparent": "00-" + "x" * 4_000},
