@@ -184,6 +184,7 @@ def go_toolchain(step: Step) -> tuple[str, dict[str, str]]:
         own = [subprocess.check_output([go, "env", name], text=True).strip() for name in ("GOMODCACHE", "GOPROXY")]
         environment["GOPROXY"] = f"file://{own[0]}/cache/download,{own[1]}"
         return go, environment
+    environment["XDG_CONFIG_HOME"] = str(home / "config")  # where it would leave its telemetry
     go = str(home / "toolchain/go/bin/go")
     if go_version(go) < GO_VERSION:
         requirement = WORK / "go.txt"
