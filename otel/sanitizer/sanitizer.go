@@ -18,7 +18,7 @@ import (
 
 const (
 	maxBytes = 4096 // of a name or value: what is a label is kept with its series
-	maxDepth = 20   // of a value in lists and maps: other protobuf libraries refuse a request with about 33
+	maxDepth = 20   // of a value in lists and maps: other protobuf libraries reject a request with about 33
 )
 
 // NewFactory is what the Collector Builder looks for.
@@ -28,7 +28,9 @@ func NewFactory() processor.Factory {
 		processor.WithTraces(create, component.StabilityLevelStable))
 }
 
-func create(ctx context.Context, set processor.Settings, cfg component.Config, next consumer.Traces) (processor.Traces, error) {
+func create(
+	ctx context.Context, set processor.Settings, cfg component.Config, next consumer.Traces,
+) (processor.Traces, error) {
 	return processorhelper.NewTraces(ctx, set, cfg, next, sanitize)
 }
 
