@@ -6,9 +6,9 @@ SHELL := /bin/bash
 
 export PYTHON ?= python3
 ARCH ?= amd64
-# OTELCOL=/path/to/otelcol saves building the Collector.
-# DOCKER=1 runs demo and test in a container; anything but Linux has no other way.
+# DOCKER=1 runs demo and test in a container; anything but Linux has no other way. macOS's make, 3.81, knows no .ONESHELL.
 DOCKER ?= $(filter-out Linux,$(shell uname -s))
+# OTELCOL=/path/to/otelcol saves building the Collector.
 define install
 command -v $(PYTHON) > /dev/null || { echo "Python 3.11 or newer is needed, or Docker: make $@ DOCKER=1" >&2; exit 1; }
 $(PYTHON) -S infrastructure/local/install.py $(1)
@@ -20,14 +20,20 @@ help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: ## run the whole path and show the trace; ONCE=1: one request, then exit; DOCKER=1: in a container
-	@$(if $(DOCKER),exec infrastructure/local/docker.sh demo)
-	$(call install,demo)
+ifneq ($(DOCKER),)
+	@exec infrastructure/local/docker.sh demo
+else
+	@$(call install,demo)
 	exec .venv/bin/python infrastructure/local/demo.py $(if $(ONCE),--once)
+endif
 
 test: ## prove it; DOCKER=1: in a container
-	@$(if $(DOCKER),exec infrastructure/local/docker.sh test)
-	$(call install,test)
+ifneq ($(DOCKER),)
+	@exec infrastructure/local/docker.sh test
+else
+	@$(call install,test)
 	exec .venv/bin/python -m pytest -n auto
+endif
 
 drills: ## break it in every way we know, and count; then whatever else takes long
 	@$(call install,test)

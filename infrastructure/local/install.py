@@ -85,7 +85,6 @@ def install_packages(step: Step, lock: Path, stamp: Path) -> None:
     if not re.search(r"^(Installed|Checked|Audited) ", output, re.MULTILINE):
         pip_install(step, "installing", "--requirement", lock, total=len(packages_of(lock)))
     stamp.touch()
-    remove(WORK / "uv", WORK / "pip")
 
 
 def packages_of(lock: Path) -> list[str]:
@@ -288,8 +287,9 @@ def install(target: str) -> None:
         if not all((VENV / name).exists() for name in ("made", "bin/python")):
             run([Step("Virtual environment", make_environment)])
         run(steps)
+        remove(WORK / "uv", WORK / "pip")
         if VIEWER_PROGRAM.exists() or missing_compiler():
-            remove(WORK / "go")  # it is kept for the viewer, which shares half of its packages with the Collector
+            remove(WORK / "go")  # it is kept for the viewer, which shares a third of its packages with the Collector
 
 
 def main() -> int:

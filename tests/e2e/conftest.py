@@ -84,7 +84,10 @@ sys.exit(demo.main())
 """
 NOT_BUILT = ["sh", "-c", "echo no viewer in this test; exit 1"]
 # What a demo of a test does not inherit; the last two are of the terminal that the tests run in.
-OF_THE_DEVELOPER = {"CORALOGIX_DOMAIN", "CORALOGIX_PRIVATE_KEY", "HTTPS_PROXY", "https_proxy", "COLUMNS", "LINES"}
+OF_THE_DEVELOPER = {
+    *("CORALOGIX_DOMAIN", "CORALOGIX_PRIVATE_KEY", "HTTPS_PROXY", "https_proxy", "COLUMNS", "LINES"),
+    *("PORT", "VIEWER_PORT", "LISTEN_ADDRESS"),
+}
 
 
 class Demo:
