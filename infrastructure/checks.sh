@@ -2,6 +2,8 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2016,SC2034 # JMESPath has backquotes; deploy.sh uses what is set here
 
+OWNER=cal-onboarding/deploy.sh # the tag "deployer" of everything that deploy.sh makes
+
 say() { printf '%s\n' "$*"; }
 fail() { printf 'deploy.sh: %s\n' "$*" >&2; exit 1; }
 usage() { printf 'deploy.sh: %s; see infrastructure/deploy.sh help\n' "$*" >&2; exit 2; }
@@ -78,7 +80,7 @@ look_around() { # COMMAND
     fail "the region $AWS_REGION can't be used (above): is AWS_REGION right, and enabled for the account?"
   read -r STACK owner STACK_OUTPUT <<< "${found/%None/}"
   case "$1 $STACK" in
-    *REVIEW_IN_PROGRESS) owner=${owner:-$OWNER} ;; # interrupted before it began: no resources, and no tags yet
+    *REVIEW_IN_PROGRESS) [ "$owner" != None ] || owner=$OWNER ;; # interrupted before it began: no resources, no tags yet
     up\ *_IN_PROGRESS | down\ *_IN_PROGRESS) # interrupted while AWS was at work, and still is
       wait_for 60 'the stack' '.*_(COMPLETE|FAILED)|' stack_status
       look_around "$1"

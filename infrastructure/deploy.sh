@@ -28,7 +28,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=infrastructure/checks.sh
 . infrastructure/checks.sh
 
-OWNER=cal-onboarding/deploy.sh # the tag "deployer" of everything that is made here
 STEP='' MADE='' KEY='' WRONG=''
 
 main() {

@@ -298,6 +298,28 @@ def test_the_script_explains_the_variables_that_it_reads():
     assert needed | {"ARCH", "CLIENT_CIDR", "DESIRED_COUNT", "ALARM_TOPIC_ARN"} == explained
 
 
+def test_the_readme_explains_every_variable_of_up_and_every_command():
+    rows = re.findall(r"^\| (`[A-Z].*?) \|", readmes.section(readmes.AWS, "## Configure"), re.M)
+    named = set(re.findall(r"`([A-Z_]+)`", "".join(rows)))
+    header = SCRIPT.split("# Variables")[1].split("#   FIREHOSE_ARN")[0]
+    assert named == set(re.findall(r"\b([A-Z]+_[A-Z_]+|ARCH)\b", header))
+    shown = set(re.findall(r"infrastructure/deploy\.sh ([a-z-]+)", "".join(readmes.TEXTS.values())))
+    assert shown == set(re.findall(r"^#   ([a-z-]+) ", SCRIPT, re.M)) | {"help"}
+
+
+def test_the_costs_add_up():
+    text = readmes.section(readmes.AWS, "## Costs")
+    rows = [float(cost) for cost in re.findall(r"^\| .* \| ([\d.]+)\b.*\|$", text, re.M)]
+    task, address = rows[:2]
+    arm = float(re.search(r"\(([\d.]+) on arm64\) \|", text)[1])
+    assert f"About {sum(rows):.0f} USD a month while it runs ({sum(rows) - task + arm:.0f} on arm64)" in text
+    more = readmes.section(readmes.AWS, "## More than one task")
+    assert f"by {task + address:.2f} ({arm + address:.2f} on arm64) for each" in more
+    polls = 5 * 30 * 24 * 3600 // 20  # pollers, seconds of a month and of a long poll
+    assert f"{polls:,} a month" in text
+    assert rows[4] == round(polls * 0.40 / 1e6, 2)
+
+
 def test_the_deployers_policy_fits_into_one_and_names_no_account():
     text = (shipped.ROOT / "infrastructure/deployer-policy.json").read_text()
     assert (

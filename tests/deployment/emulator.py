@@ -192,7 +192,11 @@ def create_change_set(original, self, stack_name, change_set_name, template, par
             del self.stacks[stack.stack_id]
         elif stack.name == stack_name and not stack.status.endswith(("E_COMPLETE", "UPDATE_ROLLBACK_COMPLETE")):
             raise ValidationError(message=f"Stack {stack_name} is in {stack.status} state and can not be updated.")
-    return original(self, stack_name, change_set_name, template, parameters, *args, **options)
+    ids = original(self, stack_name, change_set_name, template, parameters, *args, **options)
+    for stack in self.stacks.values():
+        if stack.status == "REVIEW_IN_PROGRESS":
+            stack.tags = {}  # until it is executed
+    return ids
 
 
 @mend(CloudFormationBackend)

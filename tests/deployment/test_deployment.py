@@ -448,6 +448,11 @@ def test_a_readme_shows_what_was_executed(deployed):
     executed = [executed_words(line) for line in deployed.calls()]
     assert len(shown) >= 8
     assert [line for line in shown if not any(line == words[: len(line)] for words in executed)] == []
+    named = set(re.findall(r"`aws ([a-z]+ [a-z-]+)`", readmes.TEXTS[readmes.AWS]))
+    assert named == {"cloudformation deploy", "ecs register-task-definition", "lambda create-function"} | {
+        "lambda create-event-source-mapping"
+    }
+    assert named <= {" ".join(words[1:3]) for words in executed}
 
 
 def commands(text):

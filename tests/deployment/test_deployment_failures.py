@@ -406,6 +406,19 @@ OTHERS = {
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("command", [["up"], ["down", "--yes"]], ids=lambda command: command[0])
+def test_a_stack_that_was_never_executed_is_taken_up_again_or_removed(account, empty, command):
+    account.order("faults", {"ExecuteChangeSet": "denied"})
+    assert account.run("up", stdin=f"{KEY}\n").status == 1
+    (stack,) = account.client("cloudformation").describe_stacks()["Stacks"]
+    assert (stack["StackStatus"], stack["Tags"]) == ("REVIEW_IN_PROGRESS", [])
+    account.order("faults", {})
+    account.must(*command, stdin=f"{KEY}\n")
+    account.must("down", "--yes")
+    assert account.resources() == empty.resources()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["throttled", "denied", "timed out"])
 @pytest.mark.parametrize("operation", UP)
 def test_up_stops_where_a_request_fails_and_goes_on_when_it_is_called_again(account, operation, kind):
@@ -532,7 +545,7 @@ def kill(account, chance, *command):
 def test_nothing_is_made_twice_by_a_run_that_was_killed(account):
     """Killed in the moment between AWS's making of something and the script's knowledge of it."""
     account.order("forget")
-    made = ["create-function", "create-service", "create-event-source-mapping", "register-task-definition"]
+    made = ["deploy", "create-function", "create-service", "create-event-source-mapping", "register-task-definition"]
     for command in made:
         environment = {**account.environment, **VARIABLES, "KILL_AFTER": command}
         subprocess.run(
