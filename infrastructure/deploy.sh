@@ -28,7 +28,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=infrastructure/checks.sh
 . infrastructure/checks.sh
 
-STEP='' MADE='' KEY='' WRONG=''
+STEP='checking variables and tools' MADE='' KEY='' WRONG=''
 
 main() {
   local command=${1:-help}
