@@ -11,7 +11,9 @@ import yaml
 import readmes
 import shipped
 
-SCRIPT = "".join((shipped.ROOT / "infrastructure" / name).read_text() for name in ("deploy.sh", "checks.sh"))
+DEPLOY = (shipped.ROOT / "infrastructure/deploy.sh").read_text()
+SOURCED = re.findall(r"^\. (\S+)$", DEPLOY, re.M)
+SCRIPT = DEPLOY + "".join((shipped.ROOT / path).read_text() for path in SOURCED)
 FOUNDATION = yaml.safe_load((shipped.ROOT / "infrastructure/foundation.yaml").read_text())
 TEMPLATE = FOUNDATION["Resources"]
 JSON_FILES = ["taskdef.json", "service.json", "lambda.json", "lambda-environment.json", "event-source-mapping.json"]

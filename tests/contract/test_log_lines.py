@@ -21,7 +21,7 @@ CONTRACT = {
     "Flush complete ": "onboarding-lambda",
     "Flush incomplete ": "onboarding-lambda",
 }
-SCRIPT = (shipped.ROOT / "infrastructure/deploy.sh").read_text()
+SCRIPT = (shipped.ROOT / "infrastructure/operate.sh").read_text()
 SEARCHED = re.findall(r"""show \d /\S+ ["']\\?"([^"\\$]+)""", SCRIPT)
 
 
