@@ -204,6 +204,7 @@ def execute_change_set(original, self, change_set_name, stack_name=None):
     """Roll back a creation that meets what exists; show the outputs, which moto forgets."""
     change_set = next(c for c in self.change_sets.values() if change_set_name in (c.change_set_id, c.change_set_name))
     stack = change_set.stack
+    stack.tags = change_set.tags
     if change_set.change_set_type == "CREATE":
         for name, resource in change_set.template_dict["Resources"].items():
             if found := existing(resource["Properties"]):
@@ -216,7 +217,7 @@ def execute_change_set(original, self, change_set_name, stack_name=None):
         return event(stack, "Queue", "UPDATE_FAILED", "the reason of the failed update")
     original(self, change_set_name, stack_name)
     defaults = {n: p["Default"] for n, p in change_set.template_dict["Parameters"].items() if "Default" in p}
-    stack.parameters, stack.tags = {**defaults, **change_set.parameters}, change_set.tags
+    stack.parameters = {**defaults, **change_set.parameters}
     stack._parse_template()
     stack.output_map = stack._create_output_map()
     return None
@@ -429,6 +430,13 @@ def get_all_network_interfaces(original, self, *args, **options):
             while interfaces:
                 self.delete_network_interface(interfaces.pop())
     return original(self, *args, **options)
+
+
+@mend(LambdaBackend)
+def update_function_code(original, self, function_name, qualifier, body):
+    """Take the architecture as well."""
+    self.get_function(function_name, qualifier).architectures = body["Architectures"]
+    return original(self, function_name, qualifier, body)
 
 
 @mend(LambdaResponse)
