@@ -84,6 +84,14 @@ def test_the_collector_is_healthy_before_the_api_starts_as_in_the_task():
     assert "healthcheck" not in SERVICES["otel-collector"]  # its image's own
 
 
+def test_what_a_stand_in_forgets_with_a_restart_is_made_again():
+    # The ingress has a new CA, which the Collector reads when it starts, and the API's network ends with the Collector;
+    # `docker compose up` restarts only who names the service that is made anew. SQS has no queues.
+    dependents = (("otel-collector", "ingress"), ("onboarding-api", "ingress"), ("event-source-mapping", "sqs"))
+    for service, stand_in in dependents:
+        assert SERVICES[service]["depends_on"][stand_in] == {"condition": "service_healthy", "restart": True}
+
+
 def test_api_and_collector_share_one_network_namespace_as_in_the_task():
     assert SERVICES["onboarding-api"]["network_mode"] == "service:otel-collector"
 
@@ -157,6 +165,14 @@ def test_the_overlays_that_the_collector_gets_keep_every_shipped_exporter(tmp_pa
     assert pipelines == expected
     variables = re.findall(r"\$\{env:(\w+)\}", "".join(path.read_text() for path in tmp_path.iterdir()))
     assert set(variables) <= set(SERVICES["otel-collector"]["environment"])
+
+
+def test_the_collector_is_quiet_only_while_no_coralogix_of_ones_own_could_be_out_of_reach(tmp_path):
+    # It says at INFO that an export has failed and is retried; the shipped level is INFO.
+    for own_coralogix, telemetry in ((False, {"logs": {"level": "WARN"}}), (True, None)):
+        containers.write_overlays(tmp_path, own_coralogix)
+        service = yaml.safe_load((tmp_path / "pipelines.yaml").read_text())["service"]
+        assert service.get("telemetry") == telemetry
 
 
 def test_nothing_of_the_checkout_is_mounted():
