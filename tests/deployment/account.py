@@ -21,6 +21,7 @@ FOLDER = Path(__file__).parent
 SCRIPT = shipped.ROOT / "infrastructure" / "deploy.sh"
 KEY = "the-key-that-nobody-may-see"
 VARIABLES = {"AWS_REGION": "us-east-1", "CORALOGIX_DOMAIN": "us2.coralogix.com", "IMAGE_TAG": "1.0.0"}
+STREAM = {"FIREHOSE_ARN": "arn:aws:firehose:::x", "METRIC_STREAM_ROLE_ARN": "arn:aws:iam::123456789012:role/x"}
 RESOURCES = [
     ("cloudformation", "list_stacks", "StackSummaries[?StackStatus!='DELETE_COMPLETE'].StackName"),
     ("ec2", "describe_network_interfaces", "NetworkInterfaces[].NetworkInterfaceId"),

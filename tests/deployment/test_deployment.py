@@ -15,7 +15,7 @@ import yaml
 
 import readmes
 import shipped
-from account import KEY, VARIABLES
+from account import KEY, STREAM, VARIABLES
 from event_source_mapping import EventSourceMapping
 from stack import TOOLS, Child, free_port, poll_until
 
@@ -25,7 +25,6 @@ IMAGES = {
     "cal-otel-collector": "otel",
     "cal-onboarding-lambda": "onboarding-lambda",
 }
-STREAM = {"FIREHOSE_ARN": "arn:aws:firehose:::x", "METRIC_STREAM_ROLE_ARN": "arn:aws:iam::123456789012:role/x"}
 OWNER = "cal-onboarding/deploy.sh"
 READING = re.compile(r"(Describe|Get|List|Head|Batch(Get|Check)|Lookup)\w*|CreateChangeSet|DeleteChangeSet")
 

@@ -11,9 +11,8 @@ import subprocess
 
 import pytest
 
-from account import KEY, SCRIPT, VARIABLES
+from account import KEY, SCRIPT, STREAM, VARIABLES
 
-STREAM = {"FIREHOSE_ARN": "arn:aws:firehose:::x", "METRIC_STREAM_ROLE_ARN": "arn:aws:iam::123456789012:role/x"}
 ROLE = "arn:aws:iam::123456789012:role/x"
 TRUST = json.dumps({"Version": "2012-10-17", "Statement": []})
 
