@@ -14,11 +14,14 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/collector/processor"
 	"go.opentelemetry.io/collector/processor/processorhelper"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 const (
-	maxBytes = 4096 // of a name or value: what is a label is kept with its series
-	maxDepth = 20   // of a value in lists and maps: other protobuf libraries reject a request with about 33
+	maxBytes = 4096   // of a name or value: what is a label is kept with its series
+	maxDepth = 20     // of a value in lists and maps: other protobuf libraries reject a request with about 33
+	maxSpans = 10_000 // of a request: two bytes make a span that takes 300 in memory
 )
 
 // NewFactory is what the Collector Builder looks for.
@@ -35,6 +38,9 @@ func create(
 }
 
 func sanitize(_ context.Context, traces ptrace.Traces) (ptrace.Traces, error) {
+	if spans := traces.SpanCount(); spans > maxSpans {
+		return traces, status.Errorf(codes.InvalidArgument, "%d spans in a request, at most %d are taken", spans, maxSpans)
+	}
 	for _, resourceSpans := range traces.ResourceSpans().All() {
 		resource := resourceSpans.Resource().Attributes()
 		attributes(resource, maxBytes)

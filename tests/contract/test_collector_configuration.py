@@ -171,4 +171,4 @@ def test_the_sanitizer_is_built_with_the_modules_of_that_version():
     assert f"module {module}\n" in text
     beta = re.search(r"builder@(v[\d.]+)", (shipped.ROOT / "otel/Dockerfile").read_text())[1]
     stable = re.search(r"provider (v1\S+)", manifest)[1]
-    assert set(re.findall(r"^\t\S+ (v\S+)$", text, re.MULTILINE)) == {beta, stable}
+    assert set(re.findall(r"^\tgo\.opentelemetry\.io/collector/\S+ (v\S+)$", text, re.MULTILINE)) == {beta, stable}

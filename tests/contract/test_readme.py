@@ -174,9 +174,11 @@ def test_the_limits_of_the_collector_are_those_of_its_files():
     assert f"RED keeps {red['resource_metrics_cache_size']} resources" in faults
     assert f"at most {limit} for a resource" in readmes.TEXTS[readmes.CONTRIBUTING]
     sanitizer = (shipped.ROOT / "otel/sanitizer/sanitizer.go").read_text()
-    bytes_, depth = (int(n) for n in re.search(r"maxBytes = (\d+).*?maxDepth = (\d+)", sanitizer, re.S).groups())
+    limits = dict(re.findall(r"(max\w+) += ([\d_]+)", sanitizer))
+    bytes_, depth, spans = (int(limits[name]) for name in ("maxBytes", "maxDepth", "maxSpans"))
     assert f"value or span name of more than {bytes_:,} bytes" in rows
     assert f"lists and maps {depth} deep or more" in rows
+    assert f"A request of more than {spans:,} spans is rejected" in readmes.TEXTS[readmes.TELEMETRY]
 
 
 def test_the_commands_are_targets_of_the_makefile():

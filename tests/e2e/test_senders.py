@@ -184,6 +184,14 @@ def test_a_request_beyond_that_is_rejected_and_not_counted(alone, service):
     wait_for_counts(alone, service, 1)
 
 
+def test_a_request_of_more_than_ten_thousand_spans_is_rejected_and_not_counted(alone, service):
+    with pytest.raises(grpc.RpcError, match="10001 spans in a request, at most 10000 are taken") as rejected:
+        alone.send(request(service, 10_001).SerializeToString())
+    assert rejected.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    alone.send(request(service, 10_000).SerializeToString())
+    wait_for_counts(alone, service, 10_000)
+
+
 PAUSE = {"every six minutes": (360, 5), "once an hour": (3600, 3)}
 FASTER = 720  # an hour is five seconds
 
