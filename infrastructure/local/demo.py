@@ -28,11 +28,6 @@ from trace_viewer import Feed, TraceViewer
 PORTS = {"api": preflight.API_PORT, "sqs": 9324, "collector": 4317, "health_check": 13133}
 REDELIVERY_SECONDS = 5  # the shipped queue's 90 would make a dead letter take eight minutes
 RUN_DIR = TOOLS / "run"
-HINT = """The demo stays up until Ctrl-C. In another terminal:
-
-  curl http://{address}/telemetry/smoke \\
-    -H 'Content-Type: application/json' -d '{{"customer_id":"TEST-002"}}'
-  ./generate-sustained-traffic.sh {address} 60 1"""
 GOLDEN_TRACE = (shipped.ROOT / "tests/golden-trace.txt").read_text()
 
 
@@ -178,17 +173,12 @@ def calls(rows: list[view.RedRow]) -> Counter[tuple[str, str, str]]:
     return Counter({(row.service, row.span, row.kind): row.calls for row in rows})
 
 
-def hint(stack: Stack) -> str:
-    """Return what to type in another terminal."""
-    return HINT.format(address=stack.url.removeprefix("http://"))
-
-
 def stay(stack: Stack, viewer: TraceViewer, coralogix: dict[str, str] | None) -> None:
     """Say how to go on, then show what happens until Ctrl-C; raises StackError when a process dies."""
     import live  # here, because what draws the screen takes a while to load and ONCE has none
 
     accepted = (lambda: own_coralogix.accepted(stack)) if coralogix else None
-    live.follow(live.Source(stack, viewer, accepted), hint(stack))
+    live.follow(live.Source(stack, viewer, accepted))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,14 @@ if TYPE_CHECKING:
 WINDOW = 10  # seconds that calls/s and p95 are about
 PLAIN_EVERY = 10  # seconds between two summaries where there is no terminal
 SETTLED = 2  # seconds after which a request is shown even if the function has not processed its message
+NARROW = 80  # columns; on fewer, services go without what all their names begin with
 MAX_LINES = 20  # that a program may print in one turn; further ones are counted
+HINT = """The demo stays up until Ctrl-C. In another terminal:
+
+  curl http://{address}/telemetry/smoke \\
+    -H 'Content-Type: application/json' \\
+    -d '{{"customer_id":"TEST-002"}}'
+  ./generate-sustained-traffic.sh {address} 60 1"""
 
 
 class RedTotals:
@@ -165,18 +172,20 @@ def queues(stack: Stack) -> Iterator[str]:
             yield f"no response from {name}"
 
 
-def follow(source: Source, hint: str) -> None:
-    """Show what happens until an exception ends it; raises StackError when a process dies.
+def hint(stack: Stack) -> str:
+    """Return what to type in another terminal."""
+    return HINT.format(address=stack.url.removeprefix("http://"))
 
-    hint: what to type in another terminal.
-    """
+
+def follow(source: Source) -> None:
+    """Show what happens until an exception ends it; raises StackError when a process dies."""
     console = Console(highlight=False)
     programs = (source.stack.api, source.stack.function)
     with contextlib.ExitStack() as opened:
         logs = [Log(p.name, opened.enter_context(p.log_file.open(errors="replace"))) for p in programs]
-        print(f"\n{hint}\n", flush=True)  # now that no line is missed that comes of it
+        print(f"\n{hint(source.stack)}\n", flush=True)  # now that no line is missed that comes of it
         if console.is_terminal and not console.is_dumb_terminal:
-            opened.enter_context(screen := Screen(console, source, hint))
+            opened.enter_context(screen := Screen(console, source, hint(source.stack)))
             show = screen.show
         else:
             console.width = 100
@@ -197,7 +206,7 @@ class Screen:
     """The whole terminal, drawn anew; a context manager that gives the terminal back as it was.
 
     From top to bottom: the trace, RED, counts, the viewer, what to type, log lines; what has no room is left out from
-    the end, log lines before what to type.
+    the end, log lines before what to type, which is never cut.
     """
 
     def __init__(self, console: Console, source: Source, hint: str):
@@ -231,20 +240,21 @@ class Screen:
 
     def render(self, trace: list[Span], viewer_state: str) -> RenderableType:
         """Return what fits on the screen."""
-        _, height = self._console.size
+        width, height = self._console.size
+        narrow = width < NARROW
         trace_id = trace[0].trace_id if trace else ""
         rows = self._source.red.rows()
         top = [
             Text(f"The last request, trace {trace_id}", "bold"),
-            *trace_tree(trace, max(4, height - 12 - min(len(rows), 5))),
+            *trace_tree(trace, max(4, height - 12 - min(len(rows), 5)), narrow),
             Text(),
-            red_table(rows[: max(5, height - 12 - len(trace))]),
+            red_table(rows[: max(5, height - 12 - len(trace))], narrow),
             Text(self._source.counts),
             *([Text(f"trace viewer: {viewer_state}")] if viewer_state else []),
         ]
-        hint = [Text(), Text(self._hint, "dim", no_wrap=True, overflow="crop")]
+        hint = [Text(), Text(self._hint, "dim", no_wrap=True)]
         room = height - self._height(top)
-        if room >= self._height(hint):
+        if room >= self._height(hint) and width >= max(map(len, self._hint.splitlines())):  # to be copied whole
             top += hint
             room -= self._height(hint)
         if room > 1:
@@ -280,7 +290,7 @@ class Plain:
             self._console.print(summary)
 
 
-def trace_tree(spans: list[Span], most: int) -> list[RenderableType]:
+def trace_tree(spans: list[Span], most: int, narrow: bool = False) -> list[RenderableType]:
     """Return a trace with durations and errors; beyond so many rows only the newest below the first three."""
     walked = list(view.walk(spans))
     if left_out := max(0, len(walked) - most):
@@ -292,7 +302,7 @@ def trace_tree(spans: list[Span], most: int) -> list[RenderableType]:
     tree.add_column(no_wrap=True, min_width=5)
     for depth, span in walked:
         failed = view.failed(span)
-        words = "  " * (depth + 1) + span.name, span.kind, span.service
+        words = "  " * (depth + 1) + span.name, span.kind, service_name(span.service, narrow)
         cells = [Text(word, no_wrap=True, overflow="ellipsis") for word in words]
         duration = f"{view.milliseconds(span):.1f} ms"
         tree.add_row(*cells, duration, "ERROR" if failed else "", style="red" if failed else "")
@@ -304,7 +314,7 @@ def trace_tree(spans: list[Span], most: int) -> list[RenderableType]:
     return [tree, *below]
 
 
-def red_table(rows: list[tuple[str, ...]]) -> Table:
+def red_table(rows: list[tuple[str, ...]], narrow: bool = False) -> Table:
     """Return the RED metrics; where it is narrow, words are cut, and no number."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("service", "span", "kind"):
@@ -312,9 +322,15 @@ def red_table(rows: list[tuple[str, ...]]) -> Table:
     for heading, width in (("calls", 6), ("errors", 8), ("calls/s", 7), ("p95 ms", 7)):
         table.add_column(heading, justify="right", no_wrap=True, min_width=width)
     for row in rows:
-        words = [Text(word, no_wrap=True, overflow="ellipsis") for word in row[:3]]
+        named = (service_name(row[0], narrow), *row[1:3])
+        words = [Text(word, no_wrap=True, overflow="ellipsis") for word in named]
         table.add_row(*words, *row[3:], style="red" if row[4] != "0" else "")
     return table
+
+
+def service_name(name: str, narrow: bool) -> str:
+    """Return what there is room for of a service's name."""
+    return name.removeprefix("onboarding-") if narrow else name
 
 
 def log_line(text: str, style: str = "") -> Text:

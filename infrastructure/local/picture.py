@@ -26,7 +26,7 @@ def main() -> None:
         viewer = started.enter_context(TraceViewer(feed, demo.RUN_DIR, demo.show_one_request(stack)))
         poll_until(lambda: viewer.page, "the trace viewer", 900)
         source = live.Source(stack, viewer)
-        screen = live.Screen(console, source, demo.hint(stack))
+        screen = live.Screen(console, source, live.hint(stack))
 
         def processed(records: int) -> bool:
             """Take what is new; return whether the RED metrics have counted so many records."""

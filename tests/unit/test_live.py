@@ -8,6 +8,7 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 import live
@@ -174,10 +175,10 @@ class Source:
         self.viewer = None
 
 
-def drawn(spans, width=80, height=24, lines=(), rows=5):
+def drawn(spans, width=80, height=24, lines=(), rows=5, hint=HINT):
     """Return the lines of a screen."""
     console = Console(file=io.StringIO(), width=width, height=height, color_system=None, force_terminal=True)
-    screen = live.Screen(console, source := Source(spans, rows), HINT)
+    screen = live.Screen(console, source := Source(spans, rows), hint)
     screen.add_lines(list(lines))
     rendered = screen.render(source.trace(), source.viewer_state("a"))
     return ["".join(segment.text for segment in line).rstrip() for line in console.render_lines(rendered)]
@@ -209,6 +210,27 @@ def test_no_number_is_cut(width):
     assert max(map(len, screen)) <= width
     assert [line.split()[-2:] for line in screen[1:5]] == [["12345.6", "ms"]] * 4
     assert [line.split()[-5:] for line in screen[7:12]] == [["123456", "12345", "10%", "1234.5", "<=15000"]] * 5
+
+
+def test_both_services_can_be_told_apart_where_it_is_narrow():
+    screen = drawn(request(), 60)
+    assert [line.split()[-3] for line in screen[1:5]] == ["api", "api", "api", "lambda"]
+    assert [line.split()[0] for line in screen[7:12]] == ["api"] * 5
+
+
+@pytest.mark.parametrize("width", [80, 60, 53, 52, 40])
+def test_what_to_type_is_shown_whole_or_not_at_all(width):
+    hint = live.HINT.format(address="127.0.0.1:8000")
+    screen = drawn(request(), width, hint=hint)
+    shown = "\n".join(screen)
+    assert (hint in shown) == (width >= 53)
+    assert ("curl" in shown) == (width >= 53)
+
+
+@pytest.mark.parametrize(("width", "height"), [(20, 5), (40, 12), (80, 10), (200, 60)])
+def test_any_screen_can_be_drawn(width, height):
+    wide = [span("\u5ba2" * 2000, "SERVER"), *request(processed=30, status="ERROR", message="\u5ba2" * 500)]
+    assert max(cell_len(line) for line in drawn(wide, width, height, lines=["x" * 5000], rows=300)) <= width
 
 
 def test_log_lines_have_what_room_is_left_and_the_newest_stay():
