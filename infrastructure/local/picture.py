@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+import time
 from functools import partial
 
 from rich.console import Console
@@ -30,6 +31,7 @@ def main() -> None:
 
         def processed(records: int) -> bool:
             """Take what is new; return whether the RED metrics have counted so many records."""
+            time.sleep(1)  # between two updates, as in the demo: rates are about the last ten
             source.update()
             screen.add_lines([line for log in logs for line in log.lines()])
             return records <= sum(int(row[3]) for row in source.red.rows() if row[1] == "sqs.process")
