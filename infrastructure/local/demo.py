@@ -22,7 +22,7 @@ import shipped
 import view
 from ingress import Span
 from preflight import PreflightError
-from stack import TOOLS, Ports, Stack, StackError, poll_until
+from stack import TOOLS, Ports, Stack, StackError, interrupt, poll_until
 from trace_viewer import Feed, TraceViewer
 
 PORTS = {"api": preflight.API_PORT, "sqs": 9324, "collector": 4317, "health_check": 13133}
@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument("--once", action="store_true", help="send one request, print what came of it, and exit")
     once = parser.parse_args().once
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # started with & it would ignore the first
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, interrupt)
     for name in ("no_proxy", "NO_PROXY"):  # whatever proxy there is, this machine is not behind it
         os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))
     try:

@@ -34,6 +34,15 @@ WAY_OUT = ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE"
 
 _candidates = itertools.cycle(range(20_000, 32_000))
 next(itertools.islice(_candidates, random.randrange(12_000), None))  # other processes begin elsewhere
+_interrupts: list[int] = []
+
+
+def interrupt(number: int, _frame: object) -> None:
+    """Handle a signal: the next check_running() raises KeyboardInterrupt.
+
+    Raised at once, it could be in a library's callback, of which Python only prints exceptions, or leave a lock taken.
+    """
+    _interrupts.append(number)
 
 
 def free_port() -> int:
@@ -180,7 +189,9 @@ class Stack(contextlib.ExitStack):
             list(pool.map(Child.stop, killed, how))
 
     def check_running(self) -> None:
-        """Raise StackError when a process, or a thread of the event source mapping, has died."""
+        """Raise KeyboardInterrupt after interrupt(), StackError when a process or the event source mapping has died."""
+        if _interrupts:
+            raise KeyboardInterrupt
         for child in (self.moto, self.collector, *self.functions, self.api):
             if not child.running():
                 raise StackError(f"{child.name} has died. {child.last_words()}")

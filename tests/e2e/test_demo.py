@@ -19,6 +19,22 @@ from stack import free_port, poll_until
 
 GOLDEN_TRACE = (shipped.ROOT / "tests/golden-trace.txt").read_text()
 STAYS = "The demo stays up until Ctrl-C"
+# Ctrl-C while Python runs a callback of which it only prints exceptions, when the run directory is emptied.
+INTERRUPTED_IN_A_CALLBACK = """
+import signal, sys, weakref
+
+class Dropped: pass
+
+def interrupt_once(event, arguments):
+    if event == "shutil.rmtree" and not interrupted:
+        interrupted.append(event)
+        dropped = Dropped()
+        reference = weakref.ref(dropped, lambda _: signal.raise_signal(signal.SIGINT))
+        del dropped
+
+interrupted = []
+sys.addaudithook(interrupt_once)
+"""
 HEADINGS = r"service +span +kind +calls +errors +calls/s +p95 ms"
 
 
@@ -52,6 +68,14 @@ def test_ctrl_c_stops_everything(demo, moment):
     running = demo()
     running.wait_for(moment)
     assert running.interrupt() == 0, running.output()
+    assert running.output().endswith("Stopped.\n")
+    assert running.offspring() == []
+
+
+def test_ctrl_c_where_python_ignores_exceptions_stops_everything(demo, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTED_IN_A_CALLBACK)
+    running = demo(PYTHONPATH=str(tmp_path))
+    assert running.ended() == 0, running.output()
     assert running.output().endswith("Stopped.\n")
     assert running.offspring() == []
 
